@@ -1,0 +1,1 @@
+"""From PyTorch to files that other runtimes load."""

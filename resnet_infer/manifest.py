@@ -1,0 +1,92 @@
+"""What an artifact says of itself, so that nobody has to guess how to feed it or where it came from.
+
+Stored as JSON under the key `resnet_infer` in safetensors metadata and in ONNX `metadata_props`.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+from resnet_infer.errors import ArtifactError, UsageError
+from resnet_infer.labels import Labels
+from resnet_infer.preprocessing import Preprocessing
+from resnet_infer.specs import Head, ModelSpec
+
+KEY = "resnet_infer"
+VERSION = 1
+MAX_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """The record kept inside every artifact this package writes."""
+
+    spec: ModelSpec
+    preprocessing: Preprocessing
+    labels: Labels | None = None
+    """None where the class names are not known."""
+    source: str = ""
+    """What the weights were read from: a checkpoint key or a file's name."""
+    source_sha256: str = ""
+    """SHA-256 of that file."""
+    head: Head | None = None
+    """The head an exported graph ends in; None for plain weights, which serve both."""
+    precision: str = "fp32"
+    """Type of the weights and activations: fp32, fp16, bf16, ..."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Tool versions that made the file."""
+    parity: Mapping[str, Any] = field(default_factory=dict)
+    """Outcome of the comparison with PyTorch at export."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Anything a maker wants kept: metrics, recipe."""
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(
+            {
+                "version": VERSION,
+                "architecture": self.spec.to_dict(),
+                "preprocessing": self.preprocessing.to_dict(),
+                "labels": self.labels.to_dict() if self.labels else None,
+                "source": self.source,
+                "source_sha256": self.source_sha256,
+                "head": self.head,
+                "precision": self.precision,
+                "versions": dict(self.versions),
+                "parity": dict(self.parity),
+                "extra": dict(self.extra),
+            },
+            sort_keys=True,
+        )
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> "Manifest":
+        """Parse and validate; raises ArtifactError naming `where` for anything malformed."""
+        try:
+            if len(text) > MAX_BYTES:
+                raise UsageError(f"manifest of {len(text):,} bytes is over the limit of {MAX_BYTES:,}")
+            values = json.loads(text)
+            if not isinstance(values, dict):
+                raise UsageError("manifest is not a JSON object")
+            if values.get("version") != VERSION:
+                raise UsageError(f"manifest version {values.get('version')!r}; this release reads version {VERSION}")
+            if values["head"] not in (None, *get_args(Head)):
+                raise UsageError(f"unknown head {values['head']!r}")
+            manifest = cls(
+                spec=ModelSpec.from_dict(values["architecture"]),
+                preprocessing=Preprocessing.from_dict(values["preprocessing"]),
+                labels=Labels.from_dict(values["labels"]) if values["labels"] else None,
+                source=str(values["source"]),
+                source_sha256=str(values["source_sha256"]),
+                head=values["head"],
+                precision=str(values["precision"]),
+                versions={str(k): str(v) for k, v in values["versions"].items()},
+                parity=dict(values["parity"]),
+                extra=dict(values["extra"]),
+            )
+            if manifest.labels and len(manifest.labels.names) != manifest.spec.classes:
+                raise UsageError(f"{len(manifest.labels.names)} class names for {manifest.spec.classes} classes")
+        except (UsageError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise ArtifactError(f"{where}: its resnet-infer manifest cannot be used: {error}; export it anew") from error
+        return manifest

@@ -1,0 +1,138 @@
+"""Foreign weights to ours: unwrapping, key layouts, and the architecture read off the tensors.
+
+Layouts read: torchvision and timm (`conv1 bn1 layerX.Y... fc`), akamaster's CIFAR nets (`linear`, `shortcut`),
+any of them wrapped by a trainer (`state_dict`, `model`, EMA) or by DataParallel (`module.`).
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from resnet_infer.errors import CheckpointError
+from resnet_infer.specs import Block, ModelSpec, Shortcut, Stem, canonical
+
+StateDict = dict[str, Tensor]
+
+WRAPPINGS = ("state_dict_ema", "model_ema", "state_dict", "model")
+PREFIXES = ("module.", "_orig_mod.", "model.")
+RENAMED = ((re.compile(r"^linear\."), "fc."), (re.compile(r"\.shortcut\."), ".downsample."))
+_BLOCK = re.compile(r"layer(\d+)\.(\d+)\.")
+
+
+def unwrap(loaded: object, where: str) -> StateDict:
+    """The state dict inside what a training script saved, with key prefixes and foreign names gone.
+
+    Averaged (EMA) weights are preferred where both are stored. Raises CheckpointError if there are no tensors.
+    """
+    for wrapping in WRAPPINGS:
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapping), Mapping):
+            loaded = loaded[wrapping]
+    if not isinstance(loaded, Mapping):
+        raise CheckpointError(
+            f"{where}: holds a {type(loaded).__name__}, not a state dict; save model.state_dict() instead"
+        )
+    tensors = {str(k): v for k, v in loaded.items() if isinstance(v, Tensor)}
+    if not tensors:
+        keys = ", ".join(map(str, list(loaded)[:6])) or "nothing"
+        raise CheckpointError(f"{where}: no tensors in it (top-level keys: {keys}); save model.state_dict() instead")
+    while prefix := next((p for p in PREFIXES if all(k.startswith(p) or k == "n_averaged" for k in tensors)), None):
+        tensors = {k.removeprefix(prefix): v for k, v in tensors.items() if k != "n_averaged"}
+    return {_rename(key): tensor for key, tensor in tensors.items()}
+
+
+def _rename(key: str) -> str:
+    for pattern, name in RENAMED:
+        key = pattern.sub(name, key)
+    return key
+
+
+def read_architecture(tensors: Mapping[str, Tensor], where: str) -> ModelSpec:
+    """The architecture these tensors belong to: block, depths, widths, shortcut option, stem and classes.
+
+    Two things no tensor tells: A and plain nets are alike (A is assumed), and so are the two stride positions
+    (the 3x3 is assumed); `--arch` decides otherwise. Raises CheckpointError naming what no ResNet has.
+    """
+    conv1, fc = tensors.get("conv1.weight"), tensors.get("fc.weight")
+    if conv1 is None or fc is None or conv1.ndim != 4 or fc.ndim != 2:
+        raise CheckpointError(
+            f"{where}: not a ResNet: needs conv1.weight (4-D) and fc.weight (2-D), has {_some(tensors)}"
+        )
+    stems: dict[tuple[int, ...], Stem] = {(3, 7, 7): "imagenet", (3, 3, 3): "cifar"}
+    stem = stems.get(tuple(conv1.shape[1:]))
+    if stem is None:
+        raise CheckpointError(
+            f"{where}: not a ResNet of the paper: conv1.weight is {_shape(conv1)}; the stem is one 7x7 or 3x3 "
+            "convolution of 3 channels (deep stems and grey inputs are other networks)"
+        )
+    stages: dict[int, int] = {}
+    for key in tensors:
+        if match := _BLOCK.match(key):
+            stage, index = int(match[1]), int(match[2])
+            stages[stage] = max(stages.get(stage, 0), index + 1)
+    if sorted(stages) != list(range(1, len(stages) + 1)) or not stages:
+        raise CheckpointError(f"{where}: not a ResNet: stages {sorted(stages)} instead of layer1, layer2, ...")
+    block: Block = "bottleneck" if "layer1.0.conv3.weight" in tensors else "basic"
+    widths = []
+    for stage in sorted(stages):
+        width = tensors.get(f"layer{stage}.0.conv2.weight")
+        if width is None or width.ndim != 4:
+            raise CheckpointError(f"{where}: not a ResNet: layer{stage}.0.conv2.weight is missing")
+        widths.append(width.shape[0])
+    projections = sum(f"layer{s}.{i}.downsample.0.weight" in tensors for s in stages for i in range(stages[s]))
+    option: Shortcut = "A" if not projections else "C" if projections == sum(stages.values()) else "B"
+    return canonical(
+        ModelSpec(
+            name="read from tensors",
+            block=block,
+            depths=tuple(stages[s] for s in sorted(stages)),
+            widths=tuple(widths),
+            shortcut=option,
+            stride_in="3x3",
+            stem=stem,
+            classes=fc.shape[0],
+        )
+    )
+
+
+def expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor in this architecture's state dict, batch counters aside."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for c in spec.convs():
+        shapes[f"{c.name}.weight"] = (c.out_channels, c.in_channels, c.kernel, c.kernel)
+        norm = c.name[:-1] + "1" if c.name.endswith("downsample.0") else c.name.replace("conv", "bn")
+        shapes |= {f"{norm}.{part}": (c.out_channels,) for part in ("weight", "bias", "running_mean", "running_var")}
+    return shapes | {"fc.weight": (spec.classes, spec.features), "fc.bias": (spec.classes,)}
+
+
+def conform(tensors: StateDict, spec: ModelSpec, where: str) -> StateDict:
+    """Exactly this architecture's state dict, in fp32; raises CheckpointError naming missing, extra and misshapen tensors."""
+    shapes = expected_shapes(spec)
+    counters = {k for k in tensors if k.endswith(".num_batches_tracked")}
+    missing = [k for k in shapes if k not in tensors]
+    extra = [k for k in tensors if k not in shapes and k not in counters]
+    wrong = [k for k in shapes if k in tensors and tuple(tensors[k].shape) != shapes[k]]
+    if missing or extra or wrong:
+        details = [f"{len(keys)} {what} ({_some(keys)})" for what, keys in (("missing", missing), ("extra", extra)) if keys]
+        details += [f"{k} is {_shape(tensors[k])} instead of {'x'.join(map(str, shapes[k]))}" for k in wrong[:2]]
+        raise CheckpointError(
+            f"{where}: its tensors do not make a {spec.name}: {'; '.join(details)}. Give the right network with "
+            "--arch (`resnet-infer models` lists them)"
+        )
+    state = {k: tensors[k].to(torch.float32) for k in shapes}
+    if bad := [k for k, v in state.items() if not bool(torch.isfinite(v).all())]:
+        raise CheckpointError(f"{where}: {len(bad)} tensors hold NaN or infinity ({_some(bad)}); the file is no good")
+    norms = [k.removesuffix(".running_mean") for k in shapes if k.endswith(".running_mean")]
+    zero: Any = torch.zeros((), dtype=torch.long)
+    return state | {f"{n}.num_batches_tracked": tensors.get(f"{n}.num_batches_tracked", zero) for n in norms}
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a number"
+
+
+def _some(keys: Any, most: int = 4) -> str:
+    keys = list(keys)
+    return ", ".join(keys[:most]) + (f", ... {len(keys)} in all" if len(keys) > most else "")

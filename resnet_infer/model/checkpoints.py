@@ -1,0 +1,208 @@
+"""Checkpoints: weights with their architecture, preprocessing, labels and origin, loaded without running code."""
+
+import argparse
+import contextlib
+import os
+import pickle
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from resnet_infer import manifest as manifests
+from resnet_infer.errors import ArtifactError, CheckpointError, UsageError
+from resnet_infer.labels import Labels, default_labels, imagenet1k
+from resnet_infer.manifest import Manifest
+from resnet_infer.model.adapters import StateDict, conform, read_architecture, unwrap
+from resnet_infer.model.download import sha256_of, weights_file
+from resnet_infer.preprocessing import Preprocessing, Triple
+from resnet_infer.registry import bundled_folders, published
+from resnet_infer.report.console import note
+from resnet_infer.specs import ModelSpec, spec_from_name
+
+PICKLED = (".pth", ".pt", ".th")
+SUFFIXES = (".safetensors", *PICKLED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overrides:
+    """What the user says of a model over what its file says; None leaves the file's word."""
+
+    arch: str | None = None
+    mean: Triple | None = None
+    std: Triple | None = None
+    labels: Labels | None = None
+
+    def applied_to(self, manifest: Manifest, where: str) -> Manifest:
+        """The manifest with these values; raises UsageError if the class count does not fit."""
+        classes = manifest.spec.classes
+        if self.labels and len(self.labels.names) != classes:
+            raise UsageError(f"--labels has {len(self.labels.names)} names, but {where} has {classes} classes")
+        preprocessing = replace(
+            manifest.preprocessing,
+            mean=self.mean or manifest.preprocessing.mean,
+            std=self.std or manifest.preprocessing.std,
+        )
+        return replace(manifest, preprocessing=preprocessing, labels=self.labels or manifest.labels)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """Weights and everything needed to use them."""
+
+    name: str
+    """What the user calls it: a key, or the file's name."""
+    manifest: Manifest
+    state_dict: Mapping[str, Tensor]
+
+
+def is_checkpoint_file(model: str) -> bool:
+    """Whether this names a weights file by its suffix."""
+    return model.lower().endswith(SUFFIXES)
+
+
+def load_checkpoint(model: str, overrides: Overrides | None = None) -> Checkpoint:
+    """Load a checkpoint by key (bundled or published) or by file.
+
+    Raises UnknownNameError, DownloadError, CheckpointError or UsageError, each saying what to do.
+    """
+    overrides = overrides or Overrides()
+    if is_checkpoint_file(model):
+        return _from_file(Path(model), overrides)
+    bundled = bundled_folders()
+    if model in bundled:
+        return replace(_from_file(bundled[model] / "weights.safetensors", overrides), name=model)
+    card = published(model)
+    path = weights_file(card)
+    spec, state_dict = _network(unwrap(_load_pickle(path), model), overrides.arch or card.architecture, model)
+    manifest = Manifest(
+        spec=spec,
+        preprocessing=card.preprocessing,
+        labels=imagenet1k(),
+        source=model,
+        source_sha256=sha256_of(path),
+    )
+    return Checkpoint(name=model, manifest=overrides.applied_to(manifest, model), state_dict=state_dict)
+
+
+def save_checkpoint(path: Path, state_dict: Mapping[str, Tensor], manifest: Manifest) -> None:
+    """Write weights and manifest as safetensors; the file appears whole or not at all."""
+    tensors = {k: v.detach().cpu().contiguous() for k, v in state_dict.items()}
+    with replacing(path) as partial:
+        safetensors.torch.save_file(tensors, partial, metadata={manifests.KEY: manifest.to_json()})
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place if the body succeeds, and vanishes otherwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    partial = Path(name)
+    try:
+        yield partial
+        umask = os.umask(0)
+        os.umask(umask)
+        partial.chmod(0o666 & ~umask)  # mkstemp's 0600 would surprise whoever shares the file
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _from_file(path: Path, overrides: Overrides) -> Checkpoint:
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file; give a weights file, or a key that `resnet-infer models` lists")
+    tensors, manifest = read_file(path)
+    if manifest and not overrides.arch:
+        spec, state_dict = manifest.spec, conform(tensors, manifest.spec, str(path))
+    else:
+        spec, state_dict = _network(tensors, overrides.arch, str(path))
+    if manifest is None:
+        manifest = Manifest(
+            spec=spec,
+            preprocessing=_assumed_preprocessing(spec, overrides, path),
+            labels=default_labels(spec.classes, spec.stem),
+            source=path.name,
+            source_sha256=sha256_of(path),
+        )
+    manifest = overrides.applied_to(replace(manifest, spec=spec), str(path))
+    return Checkpoint(name=path.name, manifest=manifest, state_dict=state_dict)
+
+
+def read_file(path: Path) -> tuple[StateDict, Manifest | None]:
+    """The tensors of a weights file under our names, and its manifest if it is one of ours."""
+    if path.suffix.lower() in PICKLED:
+        return unwrap(_load_pickle(path), str(path)), None
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path}: not a safetensors file, or damaged ({error}); fetch or save it anew") from error
+    text = metadata.get(manifests.KEY)
+    return unwrap(tensors, str(path)), Manifest.from_json(text, str(path)) if text else None
+
+
+def _load_pickle(path: Path) -> object:
+    # torchvision's own training script stores its argparse.Namespace, which is plain data.
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            loaded: object = torch.load(path, map_location="cpu", weights_only=True)
+            return loaded
+    except pickle.UnpicklingError as error:
+        if "nsupported" in str(error) and (wanted := _global_in(str(error))):
+            raise CheckpointError(
+                f"{path}: loading it would run code ({wanted}), so it was not loaded; from a source you trust, "
+                "save model.state_dict() alone"
+            ) from error
+        raise CheckpointError(f"{path}: not a PyTorch checkpoint, or damaged; fetch or save it anew") from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: not a PyTorch checkpoint, or truncated ({type(error).__name__}); fetch or save it anew"
+        ) from error
+
+
+def _global_in(message: str) -> str:
+    words = message.replace("`", " ").split()
+    for before, word in zip(words, words[1:], strict=False):
+        if before in ("GLOBAL", "global:", "class", "function", "operand"):
+            return word.strip(".,")
+    return "an object other than tensors"
+
+
+def _network(tensors: StateDict, arch: str | None, where: str) -> tuple[ModelSpec, StateDict]:
+    spec = read_architecture(tensors, where)
+    if arch:
+        spec = spec_from_name(arch, classes=spec.classes)
+    return spec, conform(tensors, spec, where)
+
+
+def _assumed_preprocessing(spec: ModelSpec, overrides: Overrides, path: Path) -> Preprocessing:
+    """What a bare weights file is fed: ImageNet's convention is universal; for CIFAR there is none to assume."""
+    if spec.stem == "imagenet":
+        if not (overrides.mean and overrides.std):
+            note(f"{path.name} does not say its preprocessing; using ImageNet's mean and std (--mean, --std change it)")
+        return Preprocessing()
+    if not (overrides.mean and overrides.std):
+        raise UsageError(
+            f"{path}: a bare CIFAR weights file does not say its preprocessing; give --mean and --std in 0..1 "
+            "(often 0.485,0.456,0.406 and 0.229,0.224,0.225, or the data set's own)"
+        )
+    return Preprocessing(mean=overrides.mean, std=overrides.std, resize=spec.native_size, crop=spec.native_size)
+
+
+__all__ = [
+    "ArtifactError",
+    "Checkpoint",
+    "Overrides",
+    "is_checkpoint_file",
+    "load_checkpoint",
+    "read_file",
+    "replacing",
+    "save_checkpoint",
+]

@@ -1,0 +1,82 @@
+"""Fetching published weights once: https, checked against their hash, in place only when complete."""
+
+import contextlib
+import hashlib
+import os
+import tempfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from resnet_infer.errors import DownloadError, UsageError
+from resnet_infer.registry import Published, bundled_folders, cache_folder
+from resnet_infer.report.console import progress
+
+CHUNK_BYTES = 2**20
+TIMEOUT_S = 30
+MIRROR = "RESNET_INFER_MIRROR"
+"""Environment variable: an https:// or file:// folder that holds the publisher's files under their own names."""
+
+
+def weights_file(published: Published) -> Path:
+    """The local file of a published checkpoint, downloaded into the cache folder if it is not there yet.
+
+    A copy that torch.hub has already fetched is used where it is. The SHA-256 is checked before every use.
+    Raises DownloadError when there is no network or the bytes are not the published ones.
+    """
+    hub = Path(os.environ.get("TORCH_HOME") or Path.home() / ".cache" / "torch") / "hub" / "checkpoints"
+    target = cache_folder() / published.filename
+    for path in (target, hub / published.filename):
+        if path.is_file() and sha256_of(path).startswith(published.sha256_prefix):
+            return path
+    _download(published, target)
+    return target
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _download(published: Published, target: Path) -> None:
+    url = _address(published)
+    digest = hashlib.sha256()
+    partial: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
+            handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+            partial = Path(name)
+            size = int(response.headers.get("Content-Length") or 0) or None
+            with os.fdopen(handle, "wb") as file, progress(f"fetching {published.key}", size, "bytes") as advance:
+                while chunk := response.read(CHUNK_BYTES):
+                    digest.update(chunk)
+                    file.write(chunk)
+                    advance(len(chunk))
+        if not digest.hexdigest().startswith(published.sha256_prefix):
+            raise DownloadError(
+                f"{url} gave {digest.hexdigest()[:8]}..., but {published.key} is {published.sha256_prefix}...: "
+                "the file is damaged or not the published one; nothing was kept. Try again, or another network"
+            )
+        partial.replace(target)
+    except (OSError, urllib.error.URLError) as error:
+        reason = getattr(error, "reason", None) or error
+        bundled = ", ".join(bundled_folders()) or "none in this release"
+        raise DownloadError(
+            f"cannot fetch {published.key} from {url} ({reason}). Put {published.filename} at {target}, or set "
+            f"{MIRROR} to a folder that has it, or use -m with a file; bundled, needing no network: {bundled}"
+        ) from error
+    finally:
+        if partial is not None:
+            with contextlib.suppress(FileNotFoundError):
+                partial.unlink()
+
+
+def _address(published: Published) -> str:
+    mirror = os.environ.get(MIRROR)
+    if not mirror:
+        return published.url
+    if not mirror.startswith(("https://", "file://")):
+        raise UsageError(f"{MIRROR} must begin with https:// or file://; got '{mirror}'")
+    return f"{mirror.rstrip('/')}/{published.filename}"

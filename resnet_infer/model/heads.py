@@ -1,0 +1,43 @@
+"""The two heads over one trunk: `pooled` for crops, `dense` for the fully-convolutional test.
+
+Source: the authors' release pools 7x7 with stride 1 before the classifier, so its convolutional form is a 7x7
+stride-1 average pool and the classifier as a 1x1 convolution (He et al. 2015, section 3.4).
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resnet_infer.model.resnet import ResNet
+from resnet_infer.specs import Head
+
+
+class PooledHead(nn.Module):
+    """Global average pooling and the classifier."""
+
+    def __init__(self, net: ResNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Shapes: (B, 3, H, W) -> logits (B, K)."""
+        logits: Tensor = self.net(x_BCHW)
+        return logits
+
+
+class DenseHead(nn.Module):
+    """The classifier at every position of the pooling window: a map of logits."""
+
+    def __init__(self, net: ResNet) -> None:
+        super().__init__()
+        self.net = net
+        self.window = net.spec.window
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Shapes: (B, 3, H, W) -> logits (B, K, h - 6, w - 6) for a last map of h x w and a 7x7 window."""
+        pooled_BCHW = F.avg_pool2d(self.net.features(x_BCHW), self.window, stride=1)
+        return F.conv2d(pooled_BCHW, self.net.fc.weight[:, :, None, None], self.net.fc.bias)
+
+
+def with_head(net: ResNet, head: Head) -> PooledHead | DenseHead:
+    """The network ending in this head; weights are shared, not copied."""
+    return PooledHead(net) if head == "pooled" else DenseHead(net)

@@ -1,0 +1,70 @@
+"""How an image becomes the network's input: part of a checkpoint, never a guess of the caller's."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from resnet_infer.errors import UsageError
+
+Interpolation = Literal["bilinear", "bicubic"]
+Triple = tuple[float, float, float]
+
+IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
+IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preprocessing:
+    """Resize the shorter side, crop, scale to [0, 1], subtract `mean`, divide by `std` (RGB order)."""
+
+    mean: Triple = IMAGENET_MEAN
+    std: Triple = IMAGENET_STD
+    resize: int = 256
+    """Shorter side in pixels for the single crop."""
+    crop: int = 224
+    """Side in pixels of the square crop."""
+    interpolation: Interpolation = "bilinear"
+    """Always antialiased."""
+
+    def __post_init__(self) -> None:
+        for name, triple in (("mean", self.mean), ("std", self.std)):
+            if len(triple) != 3 or not all(math.isfinite(v) for v in triple):
+                raise UsageError(f"{name} needs three finite numbers for R, G, B; got {triple}")
+        if not all(v > 0 for v in self.std):
+            raise UsageError(f"std must be positive; got {self.std}")
+        if not 1 <= self.crop <= self.resize <= 8192:
+            raise UsageError(f"need 1 <= crop <= resize <= 8192 pixels; got resize {self.resize}, crop {self.crop}")
+        if self.interpolation not in get_args(Interpolation):
+            raise UsageError(f"interpolation must be bilinear or bicubic; got '{self.interpolation}'")
+
+    def describe(self) -> str:
+        """One line in plain words."""
+        mean, std = (", ".join(f"{v:g}" for v in triple) for triple in (self.mean, self.std))
+        return (
+            f"shorter side to {self.resize} ({self.interpolation}, antialiased), centre crop {self.crop}, "
+            f"RGB / 255, minus ({mean}), over ({std})"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a manifest."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessing":
+        """The inverse of `to_dict`; raises UsageError for anything malformed."""
+        try:
+            return cls(
+                mean=_triple(values["mean"]),
+                std=_triple(values["std"]),
+                resize=int(values["resize"]),
+                crop=int(values["crop"]),
+                interpolation=values["interpolation"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise UsageError(f"preprocessing record is incomplete or malformed: {error!r}") from error
+
+
+def _triple(values: Any) -> Triple:
+    r, g, b = (float(v) for v in values)
+    return r, g, b
