@@ -9,6 +9,7 @@
     ├── DataError               exit 1   a data source that cannot be read or matched to the model
     │   └── ImageError          exit 1   one image that cannot be decoded
     ├── BackendError            exit 1   a device, provider or precision that is not there
+    │   └── OutOfMemory         exit 1   a batch that does not fit, even of one tile
     └── GateError               exit 3   an export that failed its check
 
 A message is one line: what was given, where, and what to do about it.
@@ -64,6 +65,10 @@ class ImageError(DataError):
 
 class BackendError(ResnetInferError):
     """A device, provider or precision that is not available."""
+
+
+class OutOfMemory(BackendError):
+    """The batch did not fit the device's memory; a smaller one may."""
 
 
 class GateError(ResnetInferError):

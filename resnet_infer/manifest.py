@@ -88,5 +88,7 @@ class Manifest:
             if manifest.labels and len(manifest.labels.names) != manifest.spec.classes:
                 raise UsageError(f"{len(manifest.labels.names)} class names for {manifest.spec.classes} classes")
         except (UsageError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-            raise ArtifactError(f"{where}: its resnet-infer manifest cannot be used: {error}; export it anew") from error
+            raise ArtifactError(
+                f"{where}: its resnet-infer manifest cannot be used: {error}; export it anew"
+            ) from error
         return manifest

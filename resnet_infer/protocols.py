@@ -147,9 +147,7 @@ def single_crop(resize: int = 256, crop: int = 224, interpolation: str = "biline
     )
 
 
-def ten_crop(
-    resize: int = 256, crop: int = 224, *, mirror: bool = True, interpolation: str = "bilinear"
-) -> Protocol:
+def ten_crop(resize: int = 256, crop: int = 224, *, mirror: bool = True, interpolation: str = "bilinear") -> Protocol:
     """The paper's 10-crop (Tables 2 and 3): corners and centre of the image and of its mirror, softmax averaged."""
     return Protocol(
         name="ten-crop",

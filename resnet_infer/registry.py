@@ -110,7 +110,5 @@ def published(key: str) -> Published:
     """The downloadable checkpoint of this key; raises UnknownNameError with the nearest keys."""
     if key not in PUBLISHED:
         known = [*PUBLISHED, *bundled_folders()]
-        raise UnknownNameError(
-            "model", key, known, "Give a file, or a key that `resnet-infer models` lists."
-        )
+        raise UnknownNameError("model", key, known, "Give a file, or a key that `resnet-infer models` lists.")
     return PUBLISHED[key]

@@ -25,7 +25,7 @@ MAX_BLOCKS_PER_STAGE = 1000
 
 def halve(side: int, times: int) -> int:
     """`ceil(side / 2**times)`: what that many stride-2 layers, each rounding up, leave of a side in pixels."""
-    return -(-side // 2**times)
+    return -(-side // (1 << times))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class ModelSpec:
     @property
     def min_dense_side(self) -> int:
         """Smallest image side in pixels at which the dense head has one full window."""
-        return (self.window - 1) * 2**self._halvings + 1
+        return (self.window - 1) * (1 << self._halvings) + 1
 
     @property
     def layers(self) -> int:

@@ -108,14 +108,19 @@ def expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
 
 
 def conform(tensors: StateDict, spec: ModelSpec, where: str) -> StateDict:
-    """Exactly this architecture's state dict, in fp32; raises CheckpointError naming missing, extra and misshapen tensors."""
+    """Exactly this architecture's state dict, in fp32.
+
+    Raises CheckpointError naming the tensors that are missing, extra or of another shape.
+    """
     shapes = expected_shapes(spec)
     counters = {k for k in tensors if k.endswith(".num_batches_tracked")}
     missing = [k for k in shapes if k not in tensors]
     extra = [k for k in tensors if k not in shapes and k not in counters]
     wrong = [k for k in shapes if k in tensors and tuple(tensors[k].shape) != shapes[k]]
     if missing or extra or wrong:
-        details = [f"{len(keys)} {what} ({_some(keys)})" for what, keys in (("missing", missing), ("extra", extra)) if keys]
+        details = [
+            f"{len(keys)} {what} ({_some(keys)})" for what, keys in (("missing", missing), ("extra", extra)) if keys
+        ]
         details += [f"{k} is {_shape(tensors[k])} instead of {'x'.join(map(str, shapes[k]))}" for k in wrong[:2]]
         raise CheckpointError(
             f"{where}: its tensors do not make a {spec.name}: {'; '.join(details)}. Give the right network with "

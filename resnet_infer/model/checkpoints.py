@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import itertools
 import os
 import pickle
 import tempfile
@@ -15,12 +16,12 @@ import torch
 from torch import Tensor
 
 from resnet_infer import manifest as manifests
-from resnet_infer.errors import ArtifactError, CheckpointError, UsageError
+from resnet_infer.errors import CheckpointError, UsageError
 from resnet_infer.labels import Labels, default_labels, imagenet1k
 from resnet_infer.manifest import Manifest
 from resnet_infer.model.adapters import StateDict, conform, read_architecture, unwrap
 from resnet_infer.model.download import sha256_of, weights_file
-from resnet_infer.preprocessing import Preprocessing, Triple
+from resnet_infer.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, Triple
 from resnet_infer.registry import bundled_folders, published
 from resnet_infer.report.console import note
 from resnet_infer.specs import ModelSpec, spec_from_name
@@ -169,7 +170,7 @@ def _load_pickle(path: Path) -> object:
 
 def _global_in(message: str) -> str:
     words = message.replace("`", " ").split()
-    for before, word in zip(words, words[1:], strict=False):
+    for before, word in itertools.pairwise(words):
         if before in ("GLOBAL", "global:", "class", "function", "operand"):
             return word.strip(".,")
     return "an object other than tensors"
@@ -182,26 +183,31 @@ def _network(tensors: StateDict, arch: str | None, where: str) -> tuple[ModelSpe
     return spec, conform(tensors, spec, where)
 
 
+def native_preprocessing(spec: ModelSpec, mean: Triple, std: Triple) -> Preprocessing:
+    """The usual test input of an architecture: 224 of 256 pixels on ImageNet, the whole 32x32 image on CIFAR."""
+    side = spec.native_size
+    return Preprocessing(mean=mean, std=std, resize=256 if spec.stem == "imagenet" else side, crop=side)
+
+
 def _assumed_preprocessing(spec: ModelSpec, overrides: Overrides, path: Path) -> Preprocessing:
     """What a bare weights file is fed: ImageNet's convention is universal; for CIFAR there is none to assume."""
-    if spec.stem == "imagenet":
-        if not (overrides.mean and overrides.std):
-            note(f"{path.name} does not say its preprocessing; using ImageNet's mean and std (--mean, --std change it)")
-        return Preprocessing()
-    if not (overrides.mean and overrides.std):
+    if overrides.mean and overrides.std:
+        return native_preprocessing(spec, overrides.mean, overrides.std)
+    if spec.stem == "cifar":
         raise UsageError(
             f"{path}: a bare CIFAR weights file does not say its preprocessing; give --mean and --std in 0..1 "
             "(often 0.485,0.456,0.406 and 0.229,0.224,0.225, or the data set's own)"
         )
-    return Preprocessing(mean=overrides.mean, std=overrides.std, resize=spec.native_size, crop=spec.native_size)
+    note(f"{path.name} does not say its preprocessing; using ImageNet's mean and std (--mean, --std change it)")
+    return native_preprocessing(spec, IMAGENET_MEAN, IMAGENET_STD)
 
 
 __all__ = [
-    "ArtifactError",
     "Checkpoint",
     "Overrides",
     "is_checkpoint_file",
     "load_checkpoint",
+    "native_preprocessing",
     "read_file",
     "replacing",
     "save_checkpoint",

@@ -1,0 +1,1 @@
+"""Measurements of resnet-infer against other ways to do the same work."""

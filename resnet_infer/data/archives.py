@@ -1,0 +1,128 @@
+"""Images inside .zip and .tar files and CIFAR-10's own batches, read in place, nothing unpacked to disk."""
+
+import os
+import pickle
+import tarfile
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from resnet_infer.data.sources import Pixels, Sample, classified
+from resnet_infer.errors import DataError
+
+
+class Zip:
+    """Images in a zip file."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = str(path)
+        self.path = path
+        try:
+            with zipfile.ZipFile(path) as archive:
+                entries = [(info.filename, info) for info in archive.infolist() if not info.is_dir()]
+        except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: not a zip file, or damaged ({error})") from error
+        entries.sort(key=lambda entry: entry[0])
+        self.samples, self.left_out = classified(entries)
+        self._opened: tuple[int, zipfile.ZipFile] | None = None
+
+    def read(self, sample: Sample) -> bytes:
+        """The member's bytes; its checksum is verified."""
+        if self._opened is None or self._opened[0] != os.getpid():  # a handle must not be shared by processes
+            self._opened = os.getpid(), zipfile.ZipFile(self.path)
+        try:
+            return self._opened[1].read(sample.key)
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+            raise DataError(f"cannot be read from the zip file ({error})") from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_opened": None}
+
+
+class Tar:
+    """Images in an uncompressed tar file, found once and read by offset."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = str(path)
+        self.path = path
+        try:
+            with tarfile.open(path, "r:") as archive:
+                entries = [(m.name, (m.offset_data, m.size)) for m in archive if m.isreg()]
+        except tarfile.TarError as error:
+            reason = "it is compressed, so it cannot be read in place; decompress it" if _compressed(path) else error
+            raise DataError(f"{path}: not a plain tar file: {reason}") from error
+        entries.sort()
+        self.samples, self.left_out = classified(entries)
+        self._opened: tuple[int, BinaryIO] | None = None
+
+    def read(self, sample: Sample) -> bytes:
+        """The member's bytes."""
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = os.getpid(), self.path.open("rb")
+        offset, size = sample.key
+        self._opened[1].seek(offset)
+        data = self._opened[1].read(size)
+        if len(data) != size:
+            raise DataError(f"the tar file ends {size - len(data)} bytes before the image does")
+        return data
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_opened": None}
+
+
+def _compressed(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"))
+
+
+class Cifar10:
+    """The test batch of a `cifar-10-batches-py` folder as its authors distribute it.
+
+    Its pickles are read by an unpickler that builds arrays and plain values only.
+    """
+
+    left_out = ()
+
+    def __init__(self, folder: Path) -> None:
+        self.name = str(folder)
+        try:
+            names = _plain_pickle(folder / "batches.meta")[b"label_names"]
+            batch = _plain_pickle(folder / "test_batch")
+            data = np.asarray(batch[b"data"], dtype=np.uint8).reshape(-1, 3, 32, 32)
+            labels = [names[label].decode() for label in batch[b"labels"]]
+            files = [name.decode() for name in batch[b"filenames"]]
+        except (KeyError, IndexError, ValueError, TypeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
+            raise DataError(f"{folder}: not a readable cifar-10-batches-py folder ({error!r})") from error
+        self._pixels = np.ascontiguousarray(data.transpose(0, 2, 3, 1))
+        self.samples = [
+            Sample(name=file, label=label, key=index)
+            for index, (file, label) in enumerate(zip(files, labels, strict=True))
+        ]
+
+    @staticmethod
+    def fits(folder: Path) -> bool:
+        """Whether this folder looks like one."""
+        return (folder / "test_batch").is_file() and (folder / "batches.meta").is_file()
+
+    def read(self, sample: Sample) -> Pixels:
+        """The image's pixels."""
+        pixels: Pixels = self._pixels[sample.key]
+        return pixels
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if module.startswith("numpy") and name in ("_reconstruct", "ndarray", "dtype", "scalar"):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"refused to load {module}.{name}")
+
+
+def _plain_pickle(path: Path) -> dict[bytes, Any]:
+    with path.open("rb") as file:
+        loaded = _PlainUnpickler(file, encoding="bytes").load()
+    if not isinstance(loaded, dict):
+        raise ValueError(f"{path.name} holds no dictionary")
+    return loaded

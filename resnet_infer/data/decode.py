@@ -1,0 +1,100 @@
+"""Encoded image to uint8 RGB pixels, the same whatever the file: upright, three channels, first frame.
+
+Pillow reads the header and decodes everything but ordinary JPEG, which libjpeg-turbo decodes through torchvision:
+the same pixels in half the time.
+
+Shapes: C is 3, H and W pixels.
+"""
+
+import io
+import warnings
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image, UnidentifiedImageError
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg
+
+from resnet_infer.data.sources import Pixels
+from resnet_infer.errors import ImageError
+
+MAX_PIXELS = 2**27
+"""Larger images are refused unseen: a small file can claim a size that fills the memory."""
+
+
+MAGIC = {b"\xff\xd8\xff": ("JPEG",), b"\x89PNG": ("PNG",), b"RIFF": ("WEBP",)}
+"""First bytes of the common formats; Pillow would try the rest of its list in turn."""
+
+
+def decode(image: bytes | Pixels) -> Tensor:
+    """Decode an image to x_CHW, uint8, channels innermost in memory.
+
+    EXIF orientation is applied, alpha is laid over white, 16-bit values keep their high byte, CMYK, palette and
+    grey become RGB, of an animation the first frame is taken.
+
+    Raises ImageError, naming no file: the caller knows it.
+    """
+    if isinstance(image, np.ndarray):
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    if not image:
+        raise ImageError("the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's bomb warning and metadata complaints; the limit is checked below
+            return _decode(image)
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError("not an image, or of a kind that Pillow does not read") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"claims more than the limit of {MAX_PIXELS / 1e6:.0f} million pixels; not decoded") from error
+    except Exception as error:  # decoders raise whatever a damaged file leads them to
+        raise ImageError(f"damaged or truncated ({_reason(error)})") from error
+
+
+def _decode(data: bytes) -> Tensor:
+    formats = next((formats for magic, formats in MAGIC.items() if data.startswith(magic)), None)
+    with Image.open(io.BytesIO(data), formats=formats) as image:
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise ImageError(
+                f"{width}x{height} is over the limit of {MAX_PIXELS / 1e6:.0f} million pixels; not decoded"
+            )
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
+            x_CHW = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
+        else:
+            x_CHW = torch.from_numpy(np.array(to_rgb(image))).permute(2, 0, 1)
+    return _upright(x_CHW, orientation)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any Pillow image as RGB; raises ImageError where pixel values have no agreed range."""
+    if image.mode == "F":
+        raise ImageError("floating-point pixels have no agreed range; save the image with 8 bits a channel")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ImageError("pixel values are outside 0..65535; save the image with 8 bits a channel")
+        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _upright(x_CHW: Tensor, orientation: int) -> Tensor:
+    """Undo the camera's rotation; EXIF 2.3 table of tag 274, 1 is upright."""
+    if orientation in (5, 6, 7, 8):
+        x_CHW = x_CHW.transpose(1, 2)
+    if orientation in (2, 3, 6, 7):
+        x_CHW = x_CHW.flip(2)
+    if orientation in (3, 4, 7, 8):
+        x_CHW = x_CHW.flip(1)
+    return x_CHW.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+
+
+def _reason(error: Exception) -> str:
+    """The decoder's own words, without the source path that C++ errors begin with."""
+    words = " ".join(str(error).split("]", 1)[-1].split()).strip(" :")
+    return words[:120] or type(error).__name__
