@@ -41,24 +41,25 @@ class Manifest:
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Anything a maker wants kept: metrics, recipe."""
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as they are stored."""
+        return {
+            "version": VERSION,
+            "architecture": self.spec.to_dict(),
+            "preprocessing": self.preprocessing.to_dict(),
+            "labels": self.labels.to_dict() if self.labels else None,
+            "source": self.source,
+            "source_sha256": self.source_sha256,
+            "head": self.head,
+            "precision": self.precision,
+            "versions": dict(self.versions),
+            "parity": dict(self.parity),
+            "extra": dict(self.extra),
+        }
+
     def to_json(self) -> str:
         """One line of JSON."""
-        return json.dumps(
-            {
-                "version": VERSION,
-                "architecture": self.spec.to_dict(),
-                "preprocessing": self.preprocessing.to_dict(),
-                "labels": self.labels.to_dict() if self.labels else None,
-                "source": self.source,
-                "source_sha256": self.source_sha256,
-                "head": self.head,
-                "precision": self.precision,
-                "versions": dict(self.versions),
-                "parity": dict(self.parity),
-                "extra": dict(self.extra),
-            },
-            sort_keys=True,
-        )
+        return json.dumps(self.to_dict(), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str, where: str) -> "Manifest":

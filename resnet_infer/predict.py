@@ -51,6 +51,6 @@ def _best(model: Model, probs_K: Tensor, top_k: int) -> list[dict[str, object]]:
     values, indices = probs_K.topk(min(top_k, len(probs_K)))
     labels = model.manifest.labels
     return [
-        {"index": index, "label": labels.names[index] if labels else str(index), "prob": round(prob, 6)}
+        {"index": index, "label": labels.names[index] if labels else None, "prob": round(prob, 6)}
         for prob, index in zip(values.tolist(), indices.tolist(), strict=True)
     ]

@@ -42,7 +42,7 @@ class Preprocessing:
         """One line in plain words."""
         mean, std = (", ".join(f"{v:g}" for v in triple) for triple in (self.mean, self.std))
         return (
-            f"shorter side to {self.resize} ({self.interpolation}, antialiased), centre crop {self.crop}, "
+            f"shorter side to {self.resize} ({self.interpolation}, antialiased), centre crop {self.crop}; "
             f"RGB / 255, minus ({mean}), over ({std})"
         )
 

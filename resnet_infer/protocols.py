@@ -116,7 +116,8 @@ class Protocol:
             }[self.average]
             return f"whole image at shorter side {scales}{mirror}; {average}, every scale alike"
         crops = {"center": "centre crop", "five": "four corners and centre"}[self.crops]
-        return f"{crops} {self.crop} at shorter side {scales}{mirror}; softmax averaged"
+        averaged = " averaged" if self.crops == "five" else ""
+        return f"{crops} {self.crop} at shorter side {scales}{mirror}; softmax{averaged}"
 
 
 def shorter_side_to(scale: int, height: int, width: int) -> Size:

@@ -35,6 +35,8 @@ def open_session(path: Path, device: str = "auto") -> ort.InferenceSession:
         )
     options = ort.SessionOptions()
     options.log_severity_level = 4  # failures are raised below, in our words
+    # Its threads would spin between calls and take the cores from decoding and from torch's own threads.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     cuda = {"device_id": target.index or 0, "use_tf32": 0, "cudnn_conv_algo_search": "HEURISTIC"}
     try:
         session = ort.InferenceSession(path, options, providers=[(provider, cuda if target.type == "cuda" else {})])

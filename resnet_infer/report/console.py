@@ -52,6 +52,18 @@ def progress(description: str, total: float | None, unit: str = "") -> Iterator[
             bar.stop()
 
 
+@contextmanager
+def working(description: str) -> Iterator[None]:
+    """A spinner on stderr for work whose length is not known, if a person is watching."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(description):
+        yield
+
+
 def note(message: str) -> None:
     """One line on stderr that a user should know: an assumption made, a thing left out."""
     print(f"resnet-infer: {message}", file=sys.stderr)

@@ -51,7 +51,7 @@ class Prediction:
     protocol: str = ""
     backend: str = ""
     predictions: Sequence[Mapping[str, Any]] = ()
-    """{"index", "label", "prob"}, best first."""
+    """{"index", "label", "prob"}, best first; the label is None where the model does not know its class names."""
     error: str = ""
 
     def to_dict(self) -> dict[str, Any]:

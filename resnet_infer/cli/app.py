@@ -1,0 +1,67 @@
+"""The command line: one file a command, nothing heavy imported before a command runs.
+
+Results go to stdout, everything else to stderr. Exit codes: 0; 1 failure; 2 usage; 3 a check of an export failed.
+"""
+
+import os
+import sys
+
+import typer
+
+from resnet_infer import __version__
+from resnet_infer.cli import demo, env, evaluate, export, info, models, options, predict
+from resnet_infer.errors import ResnetInferError
+
+app = typer.Typer(
+    name="resnet-infer",
+    help="ResNets from checkpoint to measured deployment, tested as the paper tested them.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("models")(models.models)
+app.command("info")(info.info)
+app.command("predict")(predict.predict)
+app.command("eval")(evaluate.evaluate)
+app.command("export")(export.export)
+app.command("env")(env.env)
+app.command("demo")(demo.demo)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"resnet-infer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+    verbose: options.Verbose = False,
+) -> None:
+    """ResNets from checkpoint to measured deployment, tested as the paper tested them."""
+
+
+def main() -> None:
+    """Run the command line and exit; an error is one line on stderr, with its traceback under --verbose."""
+    try:
+        app()
+    except ResnetInferError as error:
+        _fail(error, str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail(None, "interrupted", 130)
+    except BrokenPipeError:  # the reader of stdout, as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except OSError as error:
+        _fail(error, f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), 1)
+
+
+def _fail(error: BaseException | None, message: str, code: int) -> None:
+    if error is not None and options.verbose_errors():
+        import traceback
+
+        traceback.print_exception(error)
+    print(f"resnet-infer: error: {message}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,40 @@
+"""`resnet-infer env`: what this machine can run."""
+
+from typing import Annotated
+
+import typer
+
+from resnet_infer.cli import options
+from resnet_infer.report import rows
+
+
+def env(
+    format_name: Annotated[str, typer.Option("--format", help="table or json.", metavar="F")] = "table",
+    verbose: options.Verbose = False,
+) -> None:
+    """Show versions, processor, GPUs and onnxruntime's providers: what to paste into a report."""
+    form = rows.check_format(format_name)
+    import onnxruntime
+
+    from resnet_infer.registry import cache_folder
+    from resnet_infer.report.environment import environment
+
+    found = environment() | {
+        "onnxruntime_providers": onnxruntime.get_available_providers(),
+        "cache": str(cache_folder()),
+    }
+    if form == "json":
+        print(rows.as_json(found))
+        return
+    gpus = [f"{gpu['name']}, {gpu['memory_mib']} MiB, compute {gpu['compute_capability']}" for gpu in found["gpus"]]
+    lines = [
+        ("python", found["python"]),
+        ("platform", found["platform"]),
+        ("cpu", f"{found['cpu']}, {found['cores']} cores"),
+        ("gpu", "; ".join(gpus) or "none that PyTorch can use"),
+        *found["packages"].items(),
+        ("providers built in", ", ".join(p.removesuffix("ExecutionProvider") for p in found["onnxruntime_providers"])),
+        ("weights cache", found["cache"]),
+    ]
+    width = max(len(name) for name, _ in lines)
+    print("\n".join(f"{name.ljust(width)}  {value}" for name, value in lines))

@@ -1,0 +1,144 @@
+"""Flags that several commands share, and their text forms turned into values."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from resnet_infer.errors import UsageError
+from resnet_infer.preprocessing import Triple
+from resnet_infer.protocols import Average, Protocol, protocol_for
+
+if TYPE_CHECKING:
+    from resnet_infer.manifest import Manifest
+    from resnet_infer.model.checkpoints import Overrides
+
+_verbose = False
+
+
+def _set_verbose(wanted: bool) -> None:
+    global _verbose
+    _verbose = _verbose or wanted
+
+
+def verbose_errors() -> bool:
+    """Whether --verbose was given."""
+    return _verbose
+
+
+Verbose = Annotated[
+    bool, typer.Option("--verbose", callback=_set_verbose, is_eager=True, help="Show tracebacks of errors.")
+]
+Arch = Annotated[
+    str | None, typer.Option(help="Architecture, where the file cannot tell: resnet50-v1, plain20.", metavar="NAME")
+]
+Mean = Annotated[str | None, typer.Option(help="Input mean in 0..1, as 0.485,0.456,0.406.", metavar="R,G,B")]
+Std = Annotated[str | None, typer.Option(help="Input std in 0..1, as 0.229,0.224,0.225.", metavar="R,G,B")]
+LabelFile = Annotated[
+    Path | None, typer.Option("--labels", help="Class names in order, one a line, or id<TAB>name.", metavar="FILE")
+]
+Backend = Annotated[
+    str | None, typer.Option(help="torch or onnxruntime; by default the one the model is made for.", metavar="NAME")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", metavar="NAME")]
+Precision = Annotated[
+    str | None, typer.Option(help="fp32, bf16 or fp16 on torch; an ONNX file has its own.", metavar="TYPE")
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(help="Tiles of the native size in a batch; other sizes as many pixels.", min=1, metavar="N"),
+]
+Workers = Annotated[int | None, typer.Option(help="Processes that decode; 0 is none.", min=0, metavar="N")]
+FormatName = Annotated[str, typer.Option("--format", help="table, json, jsonl or csv.", metavar="F")]
+Scales = Annotated[
+    str | None, typer.Option(help="Shorter sides of multiscale in pixels, as 224,256,384.", metavar="N,N,...")
+]
+AverageName = Annotated[
+    str | None, typer.Option("--average", help="Of multiscale: window-softmax, map-logits or gap.", metavar="NAME")
+]
+Mirror = Annotated[
+    bool | None, typer.Option("--mirror/--no-mirror", help="Score mirrored views too, in ten-crop and multiscale.")
+]
+Resize = Annotated[int | None, typer.Option(help="Shorter side in pixels before cropping.", min=1, metavar="N")]
+Crop = Annotated[int | None, typer.Option(help="Side of the crop in pixels.", min=1, metavar="N")]
+
+
+def overrides(arch: str | None, mean: str | None, std: str | None, labels: Path | None) -> "Overrides":
+    """What the flags say of a model; raises UsageError."""
+    from resnet_infer.labels import labels_from_file
+    from resnet_infer.model.checkpoints import Overrides
+
+    return Overrides(
+        arch=arch,
+        mean=_triple("--mean", mean),
+        std=_triple("--std", std),
+        labels=labels_from_file(labels) if labels else None,
+    )
+
+
+def protocols(
+    names: Sequence[str],
+    manifest: "Manifest",
+    *,
+    resize: int | None,
+    crop: int | None,
+    scales: str | None,
+    mirror: bool | None,
+    average: str | None,
+) -> list[Protocol]:
+    """The protocols of these names with the flags applied to those that they concern.
+
+    Raises UsageError for a flag that concerns none of them.
+    """
+    names = list(dict.fromkeys(names))
+    cropped, mirrored, whole = (
+        [name for name in names if name in kinds]
+        for kinds in (("single-crop", "ten-crop"), ("ten-crop", "multiscale"), ("multiscale",))
+    )
+    for flag, value, concerned in (
+        ("--resize", resize, cropped),
+        ("--crop", crop, cropped),
+        ("--scales", scales, whole),
+        ("--average", average, whole),
+        ("--mirror", mirror, mirrored),
+    ):
+        if value not in (None, False) and names and not concerned:
+            raise UsageError(f"{flag} does not concern {', '.join(names)}; leave it out, or choose another protocol")
+    sides = _sides(scales)
+    return [
+        protocol_for(
+            name,
+            manifest.spec,
+            manifest.preprocessing,
+            resize=resize if name in cropped else None,
+            crop=crop if name in cropped else None,
+            scales=sides if name in whole else None,
+            mirror=mirror if name in mirrored else None,
+            average=_average(average) if name in whole else None,
+        )
+        for name in names
+    ]
+
+
+def _average(name: str | None) -> Average | None:
+    return name  # type: ignore[return-value]  # Protocol checks it
+
+
+def _triple(flag: str, text: str | None) -> Triple | None:
+    if text is None:
+        return None
+    try:
+        r, g, b = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"{flag} needs three numbers with commas, as 0.485,0.456,0.406; got '{text}'") from error
+    return r, g, b
+
+
+def _sides(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"--scales needs whole numbers with commas, as 224,256,384; got '{text}'") from error

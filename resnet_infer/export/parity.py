@@ -1,0 +1,118 @@
+"""Does an exported file give PyTorch's scores? Compared through both backends, at several shapes.
+
+Shapes: B images, C is 3, H and W pixels, K classes, h and w positions of the score map.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from resnet_infer.backends.ort import OrtBackend
+from resnet_infer.backends.pytorch import TorchBackend
+from resnet_infer.data.decode import decode
+from resnet_infer.data.render import render
+from resnet_infer.data.sources import Source
+from resnet_infer.errors import DataError
+from resnet_infer.manifest import Manifest
+from resnet_infer.model.checkpoints import Checkpoint
+from resnet_infer.protocols import Size, Tile
+from resnet_infer.specs import ModelSpec
+
+TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
+"""Largest difference of a logit over the largest logit. fp32 differs by the order of sums, fp16 by its 11 bits."""
+IMAGES = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parity:
+    """How far an exported file's logits are from PyTorch's in fp32."""
+
+    images: str
+    """What was compared on: random, or the name of the data."""
+    shapes: Sequence[tuple[int, int, int]]
+    """(batch, height, width) of every comparison."""
+    max_diff: float
+    """Largest absolute difference of a logit."""
+    relative_diff: float
+    """The same over the largest absolute logit."""
+    tolerance: float
+    top1_agreement: float
+    """Share of score vectors with the same best class, 0..1."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the difference is within tolerance; a difference that is not a number is not."""
+        return self.relative_diff <= self.tolerance
+
+    def describe(self) -> str:
+        """One line in plain words."""
+        sizes = ", ".join(f"{b}x3x{h}x{w}" for b, h, w in self.shapes)
+        return (
+            f"largest difference from PyTorch {self.max_diff:.2g}, {self.relative_diff:.2g} of the largest logit "
+            f"(tolerance {self.tolerance:.0e}); best class agrees on {100 * self.top1_agreement:.1f} %; "
+            f"{self.images} images at {sizes}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a manifest."""
+        return asdict(self)
+
+
+def compare(checkpoint: Checkpoint, path: Path, manifest: Manifest, source: Source | None = None) -> Parity:
+    """Run the same uint8 images through the checkpoint in PyTorch and the file in ONNX Runtime, on the CPU."""
+    reference = TorchBackend(checkpoint, device="cpu")
+    candidate = OrtBackend(path, manifest, device="cpu")
+    head = manifest.head or "pooled"
+    shapes, differences, largest, agreeing = [], [0.0], [0.0], []
+    try:
+        for x_BCHW in _inputs(manifest.spec, source):
+            a_BKhw, b_BKhw = reference.run(x_BCHW, head), candidate.run(x_BCHW, head)
+            batch, _, height, width = x_BCHW.shape
+            shapes.append((batch, height, width))
+            differences.append(float((a_BKhw - b_BKhw).abs().max().nan_to_num(torch.inf)))
+            largest.append(float(a_BKhw.abs().max()))
+            agreeing.append((a_BKhw.argmax(1) == b_BKhw.argmax(1)).flatten())
+    finally:
+        candidate.close()
+    return Parity(
+        images=source.name if source else "random",
+        shapes=shapes,
+        max_diff=max(differences),
+        relative_diff=max(differences) / max(max(largest), 1e-30),
+        tolerance=TOLERANCE[manifest.precision],
+        top1_agreement=float(torch.cat(agreeing).float().mean()),
+    )
+
+
+def _inputs(spec: ModelSpec, source: Source | None) -> Iterator[Tensor]:
+    """uint8 batches: one and three images at the native size, and larger rectangles of odd sides."""
+    side = spec.native_size
+    larger = (side + side // 4 + 1, side + side // 2 + 3)
+    for batch, size in ((1, (side, side)), (IMAGES, (side, side)), (2, larger), (1, (larger[1], larger[0]))):
+        yield _random(batch, size) if source is None else _real(batch, size, source)
+
+
+def _random(batch: int, size: Size) -> Tensor:
+    """Images with structure at every scale, like photographs: a sum of noise from coarse to fine."""
+    generator = torch.Generator().manual_seed(2015)
+    x_BCHW = torch.zeros(batch, 3, *size)
+    for cells in (2, 5, 11, 23):
+        noise = torch.randn(batch, 3, cells, cells, generator=generator)
+        x_BCHW += torch.nn.functional.interpolate(noise, size, mode="bilinear") * 64 / cells**0.5
+    return (x_BCHW + 128).clamp(0, 255).to(torch.uint8)
+
+
+def _real(batch: int, size: Size, source: Source) -> Tensor:
+    """The source's first images, stretched to this size."""
+    tile = Tile(size, 0, 0, *size)
+    tiles = []
+    for sample in source.samples[:batch]:
+        try:
+            tiles += render(decode(source.read(sample)), [tile], "bilinear")
+        except (OSError, DataError) as error:
+            raise DataError(f"{sample.name}: {error}") from error
+    return torch.stack(tiles).permute(0, 3, 1, 2)
