@@ -43,7 +43,7 @@ class Preprocessing:
         mean, std = (", ".join(f"{v:g}" for v in triple) for triple in (self.mean, self.std))
         return (
             f"shorter side to {self.resize} ({self.interpolation}, antialiased), centre crop {self.crop}; "
-            f"RGB / 255, minus ({mean}), over ({std})"
+            f"RGB / 255, mean ({mean}), std ({std})"
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def _table(artifact: str, manifest: "Manifest", layers: list[tuple[str, str, int
         lines.append(("made with", "\n".join(f"{name} {version}" for name, version in manifest.versions.items())))
     if manifest.parity:
         difference = manifest.parity.get("relative_diff", float("nan"))
-        lines.append(("against PyTorch", f"largest difference {difference:.1e} of the largest logit"))
+        lines.append(("parity", f"largest difference {difference:.1e} of the largest logit from PyTorch"))
     width = max(len(name) for name, _ in lines)
     types = [[operator, kind, str(count), f"{parameters:,}"] for operator, kind, count, parameters in layers]
     return "\n".join(

@@ -20,7 +20,7 @@ from resnet_infer.specs import ModelSpec
 
 PAD = 4
 """Pixels a side."""
-SCALES = (90, 120)
+SCALES = (95, 115)
 """Percent of the image's size."""
 
 
@@ -32,8 +32,8 @@ def fit(
     *,
     iterations: int,
     batch: int = 64,
-    lr: float = 0.1,
-    weight_decay: float = 1e-4,
+    lr: float = 0.2,
+    weight_decay: float = 5e-4,
     seed: int = 0,
     advance: Callable[[float], None] = lambda iterations: None,
 ) -> tuple[dict[str, Tensor], float]:

@@ -1,0 +1,121 @@
+"""ONNX Runtime against plain ONNX Runtime, files from elsewhere, and providers that are not there."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from resnet_infer.backends.load import open_model
+from resnet_infer.errors import ArtifactError, BackendError, ResnetInferError, UsageError
+from resnet_infer.labels import Labels
+from resnet_infer.model.checkpoints import Overrides
+
+FLAGS = Overrides(arch="resnet20", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+
+
+def classifier(path: Path, batch: int | str = "batch", side: int | str = "side", classes: int = 10) -> Path:
+    """A graph that gives each image's mean red, green and blue times a matrix: small, and easy to do by hand."""
+    weight = np.linspace(-1, 1, 3 * classes, dtype=np.float32).reshape(3, classes)
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["input"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weight"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, 3, side, side])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, classes])],
+        [helper.make_tensor("weight", TensorProto.FLOAT, weight.shape, weight.ravel())],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, path)
+    return path
+
+
+def images(batch: int) -> torch.Tensor:
+    return torch.randint(0, 256, (batch, 3, 32, 32), dtype=torch.uint8)
+
+
+def test_a_file_from_elsewhere_runs_with_flags_as_in_plain_onnxruntime(tmp_path: Path) -> None:
+    path = classifier(tmp_path / "small.onnx")
+    x_BCHW = images(5)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (expected,) = session.run(None, {"input": ((x_BCHW.numpy() / 255 - 0.5) / 0.25).astype(np.float32)})
+    model = open_model(str(path), device="cpu", overrides=FLAGS)
+    np.testing.assert_allclose(model.backend.run(x_BCHW, "pooled")[:, :, 0, 0], expected, rtol=1e-4, atol=1e-5)
+    assert model.backend.info.heads == ("pooled",)
+
+
+def test_a_fixed_batch_serves_smaller_batches(tmp_path: Path) -> None:
+    free = open_model(str(classifier(tmp_path / "free.onnx")), device="cpu", overrides=FLAGS).backend
+    fixed = open_model(str(classifier(tmp_path / "fixed.onnx", batch=4)), device="cpu", overrides=FLAGS).backend
+    x_BCHW = images(3)
+    assert fixed.shapes.max[0] == 4
+    torch.testing.assert_close(fixed.run(x_BCHW, "pooled"), free.run(x_BCHW, "pooled"))
+
+
+def test_fixed_sides_are_stated(tmp_path: Path) -> None:
+    shapes = open_model(str(classifier(tmp_path / "f.onnx", side=32)), device="cpu", overrides=FLAGS).backend.shapes
+    assert not shapes.refuses(32, 32)
+    assert shapes.refuses(36, 36)
+    assert shapes.refuses(32, 40)
+
+
+def test_no_manifest_names_the_flags_that_supply_it(tmp_path: Path) -> None:
+    path = classifier(tmp_path / "small.onnx")
+    with pytest.raises(ArtifactError, match=r"small\.onnx.*--arch, --mean and --std"):
+        open_model(str(path), device="cpu")
+
+
+def test_a_class_count_that_does_not_fit_is_an_error(tmp_path: Path) -> None:
+    path = classifier(tmp_path / "small.onnx", classes=7)
+    labels = Labels(names=("a", "b", "c"))
+    wrong = Overrides(arch=FLAGS.arch, mean=FLAGS.mean, std=FLAGS.std, labels=labels)
+    with pytest.raises(UsageError, match=r"3 names.*7 classes"):
+        open_model(str(path), device="cpu", overrides=wrong)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", b"\x08\x0a\x12\x07pytorch"])
+def test_a_file_that_is_no_onnx_model_is_an_error(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "bad.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"bad\.onnx"):
+        open_model(str(path), device="cpu", overrides=FLAGS)
+
+
+def test_every_truncation_is_an_error_of_ours(tmp_path: Path) -> None:
+    whole = classifier(tmp_path / "small.onnx").read_bytes()
+    path = tmp_path / "cut.onnx"
+    for length in range(0, len(whole) - 1, 7):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ResnetInferError, match=r"cut\.onnx"):
+            open_model(str(path), device="cpu", overrides=FLAGS)
+
+
+def test_the_provider_asked_for_or_an_error(tmp_path: Path) -> None:
+    path = classifier(tmp_path / "small.onnx")
+    if torch.cuda.is_available():
+        model = open_model(str(path), device="cuda", overrides=FLAGS)
+        assert model.backend.info.versions["provider"] == "CUDAExecutionProvider"
+    else:
+        with pytest.raises(BackendError, match="cuda"):
+            open_model(str(path), device="cuda", overrides=FLAGS)
+
+
+def test_precision_and_backend_are_not_changed_in_silence(tmp_path: Path) -> None:
+    path = str(classifier(tmp_path / "small.onnx"))
+    with pytest.raises(ArtifactError, match=r"is fp32, not fp16.*export with --precision fp16"):
+        open_model(path, device="cpu", precision="fp16", overrides=FLAGS)
+    with pytest.raises(UsageError, match="runs on onnxruntime"):
+        open_model(path, backend="torch", overrides=FLAGS)
+    with pytest.raises(UsageError, match="resnet-infer export"):
+        open_model("resnet50.tv_in1k", backend="onnxruntime")
+    with pytest.raises(UsageError, match="torch, onnxruntime"):
+        open_model(path, backend="tensorflow")
+    with pytest.raises(UsageError, match=r"missing\.onnx: no such file"):
+        open_model("missing.onnx")

@@ -1,0 +1,143 @@
+"""Loading: the same tiles in the same order with any number of workers; what cannot be read is a record."""
+
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torchvision.transforms.v2 import functional as tv
+
+from resnet_infer.data.loader import CHUNK, FEW, Rendered, auto_workers, distinct_tiles, load
+from resnet_infer.data.sources import Memory, Sample, Source, open_source
+from resnet_infer.errors import DataError
+from resnet_infer.protocols import multi_scale, single_crop, ten_crop
+
+Picture = Callable[..., NDArray[np.uint8]]
+Encode = Callable[..., bytes]
+PROTOCOLS = (single_crop(24, 16), multi_scale((16, 24)))
+COUNT = 2 * CHUNK + 5
+BROKEN = (0, 7, COUNT - 1)
+
+
+@pytest.fixture
+def images(picture: Picture) -> list[NDArray[np.uint8]]:
+    return [picture(20 + index % 7, 18 + index % 5, index) for index in range(COUNT)]
+
+
+@pytest.fixture
+def source(images: list[NDArray[np.uint8]], encode: Encode, tmp_path: Path) -> Source:
+    """A zip of images of several sizes, three of them broken."""
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for index, image in enumerate(images):
+            archive.writestr(f"{index:03}.png", b"broken" if index in BROKEN else encode(image))
+    return open_source(tmp_path / "x.zip")
+
+
+def same(one: Rendered, other: Rendered) -> bool:
+    return (one.index, one.size, one.error, len(one.tiles)) == (
+        other.index,
+        other.size,
+        other.error,
+        len(other.tiles),
+    ) and all(torch.equal(a, b) for a, b in zip(one.tiles, other.tiles, strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_tiles_come_in_order_and_broken_images_are_records_in_their_place(
+    workers: int, source: Source, images: list[NDArray[np.uint8]]
+) -> None:
+    indices = list(np.random.default_rng(0).permutation(COUNT).tolist())
+    loaded = list(load(source, PROTOCOLS, indices, workers))
+    assert [image.index for image in loaded] == indices
+    for image in loaded:
+        if image.index in BROKEN:
+            assert image.error
+            assert image.tiles == ()
+            continue
+        x_CHW = torch.from_numpy(images[image.index]).permute(2, 0, 1)
+        at_16, at_24 = (tv.resize(x_CHW, [side], antialias=True) for side in (16, 24))
+        expected = [tv.center_crop(at_24, [16, 16]), at_16, at_24]  # mirrored views need no tiles of their own
+        assert image.size == images[image.index].shape[:2]
+        assert image.error == ""
+        for tile_HWC, view_CHW in zip(image.tiles, expected, strict=True):
+            assert torch.equal(tile_HWC.permute(2, 0, 1), view_CHW)
+
+
+def test_without_protocols_images_are_only_decoded(source: Source) -> None:
+    for workers in (0, 2):
+        loaded = list(load(source, (), range(COUNT), workers))
+        assert [image.index for image in loaded if image.error] == list(BROKEN)
+        assert all(image.tiles == () for image in loaded)
+    assert list(load(source, (), (), 0)) == []
+
+
+def test_a_missing_file_is_a_record_with_the_systems_words(tmp_path: Path, encode: Encode, picture: Picture) -> None:
+    (tmp_path / "here.png").write_bytes(encode(picture(20, 20)))
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "list.txt").write_text("gone.png\nhere.png\nfolder.png\n")
+    gone, here, folder = load(open_source(tmp_path / "list.txt"), PROTOCOLS, range(3), 0)
+    assert gone.error == os.strerror(2)
+    assert here.error == ""
+    assert folder.error == os.strerror(21)
+
+
+def test_an_image_too_thin_for_a_scale_is_a_record(encode: Encode) -> None:
+    thin = np.zeros((1, 30_000, 3), np.uint8)
+    source = Memory("memory", [("thin", encode(thin)), ("also thin", thin), ("ok", thin[:, :40])])
+    loaded = list(load(source, [multi_scale((640,))], range(3), 0))
+    assert ["thin" in image.error for image in loaded] == [True, True, False]
+
+
+def test_every_tile_is_rendered_once_however_many_views_need_it() -> None:
+    protocols = (ten_crop(24, 16), ten_crop(24, 16, mirror=False), single_crop(24, 16), multi_scale((16, 24)))
+    tiles = distinct_tiles(protocols, 30, 41)
+    # the mirrored corners are the other corners; the mirrored centre is one pixel off where the margin is odd
+    assert len(tiles) == len(set(tiles)) == {True: 5, False: 6}[(int(24 * 41 / 30) - 16) % 2 == 0] + 2
+    assert set(tiles) == {view.tile for protocol in protocols for view in protocol.views(30, 41)}
+
+
+def test_loading_does_not_disturb_random_numbers(source: Source) -> None:
+    before = torch.get_rng_state()
+    for workers in (0, 1):
+        list(load(source, PROTOCOLS, range(4), workers))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+class Fatal:
+    """A source whose second image ends the process that reads it, as the kernel does when memory is short."""
+
+    name = "fatal"
+    samples = (Sample(name="0"), Sample(name="1"))
+    left_out = ()
+
+    def read(self, sample: Sample) -> bytes:
+        if sample.name == "1":
+            os._exit(9)
+        return b""
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, about the worker that is gone
+def test_a_worker_that_dies_is_a_data_error() -> None:
+    with pytest.raises(DataError, match=r"fatal: a worker process died.*--workers 0"):
+        list(load(Fatal(), PROTOCOLS, range(2), 1))
+
+
+def test_protocols_of_one_pass_share_their_interpolation(source: Source) -> None:
+    with pytest.raises(ValueError, match="interpolation"):
+        next(load(source, [single_crop(24, 16), ten_crop(24, 16, interpolation="bicubic")], range(2), 0))
+
+
+def test_few_images_start_no_workers() -> None:
+    assert auto_workers(FEW, "cpu") == auto_workers(1, "cuda") == 0
+    for device in ("cpu", "cuda"):
+        assert 1 <= auto_workers(10**6, device) <= (os.cpu_count() or 1)
+
+
+def test_what_is_loaded_can_be_pickled(source: Source) -> None:
+    image = next(load(source, PROTOCOLS, [1], 0))
+    assert same(pickle.loads(pickle.dumps(image)), image)
