@@ -1,20 +1,19 @@
 """Images from memory to the network on one core against PIL, and resnet50 on ONNX Runtime against eager PyTorch.
 
-Preprocessing, one core. Every side starts from the encoded photos in memory and handles them one after another:
+Preprocessing, one core. Every side starts from the encoded photos in memory and takes them one after another:
 
-- PIL: open, convert to RGB, resize the shorter side (bilinear), and every view, the mirrored ones too, becomes a float
-  tensor in 0..1 that is then normalised. An image is decoded once and resized once a scale; TenCrop cuts the ten crops
-  of the one resized image. Functions of torchvision.transforms on PIL images throughout. It ends with a float32 tensor
-  (3, H, W) for each view; no batch is made of them.
+- PIL: open, convert to RGB, resize the shorter side (bilinear) once a scale, and make a normalised float tensor of every
+  view, the mirrored ones too; all by torchvision.transforms on PIL images, with its own ten_crop. An image is decoded
+  once. It ends with a float32 tensor (3, H, W) for each view, not stacked into a batch.
 - ours: `decode` and `render` of the protocol's distinct tiles. It ends with uint8 tiles (H, W, 3), as they travel to the
-  device: a mirrored view is a flip there, so only mirrored views of other pixels have a tile of their own.
-- ours, normalised: the same, and then what a backend and `score` do on the device, here on the same core: tiles of one
-  size are stacked into batches as `score` does, flipped for the mirrored views, and normalised. It ends with a float32
-  batch (B, 3, H, W), channels innermost in memory, holding every view that PIL's side has.
+  device. Mirroring is a flip there, so a mirrored view has a tile of its own only where its pixels differ.
+- ours, normalised: the same, then what `score` and a backend do on the device, here on this core: stack tiles of one size
+  into batches, flip for the mirrored views, normalise. It ends with float32 batches (B, 3, H, W), channels innermost
+  in memory, of every view that PIL's side has.
 
-Network, all cores. resnet50 with random weights on 8 photos of 224x224 pixels: plain eager PyTorch (contiguous NCHW,
-inference mode, handed normalised float32), our torch backend and our ONNX file on our ONNX Runtime backend (both handed
-uint8, which they normalise within the time measured). Their logits are compared before anything is timed.
+Network, all cores. resnet50 with random weights on 8 photos at 224x224: plain eager PyTorch (contiguous NCHW, inference
+mode, handed normalised float32), our torch backend and our ONNX file on our ONNX Runtime backend (both handed uint8
+and normalising it within the time measured). Their logits are compared before anything is timed.
 
 The sides take turns within every repeat, so that what else the machine does hits all of them. Figures are medians.
 """
@@ -211,7 +210,8 @@ def measure_network(photos: Sequence[bytes], repeats: int) -> dict[str, Any]:
 
         @torch.inference_mode()
         def eager() -> Tensor:
-            return plain(normalised_BCHW)
+            logits: Tensor = plain(normalised_BCHW)
+            return logits
 
         runs: dict[str, Callable[[], Tensor]] = {
             "torch_eager_nchw": eager,

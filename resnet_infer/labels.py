@@ -38,7 +38,7 @@ class Labels:
         table |= {identifier: index for index, identifier in enumerate(self.ids)}
         if all(folder.isdecimal() for folder in folders) and not any(_key(f) in table for f in folders):
             table |= {folder: int(folder) for folder in folders if int(folder) < len(self.names)}
-        found = {f: table[k] for f in folders for k in (f, _key(f)) if k in table}
+        found = {f: table[k] for f in folders for k in (_key(f), f) if k in table}  # an id wins
         missing = [folder for folder in folders if folder not in found]
         if missing:
             raise DataError(
@@ -90,7 +90,7 @@ def imagenet1k() -> Labels:
 def labels_from_file(path: Path) -> Labels:
     """Class names from a text file, one a line in index order; `id<TAB>name` gives ids too."""
     try:
-        rows = [line.split("\t") for line in path.read_text("utf-8").splitlines() if line.strip()]
+        rows = [line.split("\t") for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot read class names ({error}); give a text file with one name a line") from error
     if not 1 <= len(rows) <= MAX_CLASSES:

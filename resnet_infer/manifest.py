@@ -74,21 +74,30 @@ class Manifest:
                 raise UsageError(f"manifest version {values.get('version')!r}; this release reads version {VERSION}")
             if values["head"] not in (None, *get_args(Head)):
                 raise UsageError(f"unknown head {values['head']!r}")
+            for key, kind in (
+                ("source", str),
+                ("source_sha256", str),
+                ("precision", str),
+                ("parity", dict),
+                ("extra", dict),
+            ):
+                if not isinstance(values[key], kind):
+                    raise UsageError(f"its {key} is not of type {kind.__name__}")
             manifest = cls(
                 spec=ModelSpec.from_dict(values["architecture"]),
                 preprocessing=Preprocessing.from_dict(values["preprocessing"]),
                 labels=Labels.from_dict(values["labels"]) if values["labels"] else None,
-                source=str(values["source"]),
-                source_sha256=str(values["source_sha256"]),
+                source=values["source"],
+                source_sha256=values["source_sha256"],
                 head=values["head"],
-                precision=str(values["precision"]),
+                precision=values["precision"],
                 versions={str(k): str(v) for k, v in values["versions"].items()},
-                parity=dict(values["parity"]),
-                extra=dict(values["extra"]),
+                parity=values["parity"],
+                extra=values["extra"],
             )
             if manifest.labels and len(manifest.labels.names) != manifest.spec.classes:
                 raise UsageError(f"{len(manifest.labels.names)} class names for {manifest.spec.classes} classes")
-        except (UsageError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except (UsageError, KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
             raise ArtifactError(
                 f"{where}: its resnet-infer manifest cannot be used: {error}; export it anew"
             ) from error

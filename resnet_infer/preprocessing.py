@@ -61,7 +61,7 @@ class Preprocessing:
                 crop=int(values["crop"]),
                 interpolation=values["interpolation"],
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UsageError(f"preprocessing record is incomplete or malformed: {error!r}") from error
 
 

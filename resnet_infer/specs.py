@@ -188,7 +188,7 @@ class ModelSpec:
                 stem=values["stem"],
                 classes=int(values["classes"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UsageError(f"architecture record is incomplete or malformed: {error!r}") from error
 
 
@@ -200,7 +200,7 @@ _IMAGENET: Mapping[int, tuple[Block, tuple[int, ...]]] = {
     152: ("bottleneck", (3, 8, 36, 3)),
 }
 _CIFAR_DEPTHS = (20, 32, 44, 56, 110, 1202)
-_NAME = re.compile(r"(resnet|plain)(\d+)(-v1)?(?:-([abc]))?", re.IGNORECASE)
+_NAME = re.compile(r"(resnet|plain)([1-9][0-9]{0,5})(-v1)?(?:-([abc]))?", re.IGNORECASE)
 
 
 def architecture_names() -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resnet_infer.errors import CheckpointError
+from resnet_infer.errors import CheckpointError, UsageError
 from resnet_infer.specs import Block, ModelSpec, Shortcut, Stem, canonical
 
 StateDict = dict[str, Tensor]
@@ -27,9 +27,8 @@ def unwrap(loaded: object, where: str) -> StateDict:
 
     Averaged (EMA) weights are preferred where both are stored. Raises CheckpointError if there are no tensors.
     """
-    for wrapping in WRAPPINGS:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapping), Mapping):
-            loaded = loaded[wrapping]
+    while isinstance(loaded, Mapping) and (inner := [loaded[w] for w in WRAPPINGS if _holds_mapping(loaded, w)]):
+        loaded = inner[0]
     if not isinstance(loaded, Mapping):
         raise CheckpointError(
             f"{where}: holds a {type(loaded).__name__}, not a state dict; save model.state_dict() instead"
@@ -41,6 +40,10 @@ def unwrap(loaded: object, where: str) -> StateDict:
     while prefix := next((p for p in PREFIXES if all(k.startswith(p) or k == "n_averaged" for k in tensors)), None):
         tensors = {k.removeprefix(prefix): v for k, v in tensors.items() if k != "n_averaged"}
     return {_rename(key): tensor for key, tensor in tensors.items()}
+
+
+def _holds_mapping(loaded: Mapping[Any, Any], key: str) -> bool:
+    return isinstance(loaded.get(key), Mapping)
 
 
 def _rename(key: str) -> str:
@@ -83,18 +86,21 @@ def read_architecture(tensors: Mapping[str, Tensor], where: str) -> ModelSpec:
         widths.append(width.shape[0])
     projections = sum(f"layer{s}.{i}.downsample.0.weight" in tensors for s in stages for i in range(stages[s]))
     option: Shortcut = "A" if not projections else "C" if projections == sum(stages.values()) else "B"
-    return canonical(
-        ModelSpec(
-            name="read from tensors",
-            block=block,
-            depths=tuple(stages[s] for s in sorted(stages)),
-            widths=tuple(widths),
-            shortcut=option,
-            stride_in="3x3",
-            stem=stem,
-            classes=fc.shape[0],
+    try:
+        return canonical(
+            ModelSpec(
+                name="read from tensors",
+                block=block,
+                depths=tuple(stages[s] for s in sorted(stages)),
+                widths=tuple(widths),
+                shortcut=option,
+                stride_in="3x3",
+                stem=stem,
+                classes=fc.shape[0],
+            )
         )
-    )
+    except UsageError as error:
+        raise CheckpointError(f"{where}: not a ResNet: {error}") from error
 
 
 def expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
@@ -113,19 +119,23 @@ def conform(tensors: StateDict, spec: ModelSpec, where: str) -> StateDict:
     Raises CheckpointError naming the tensors that are missing, extra or of another shape.
     """
     shapes = expected_shapes(spec)
-    counters = {k for k in tensors if k.endswith(".num_batches_tracked")}
+    counters = {k: () for k in tensors if k.endswith(".num_batches_tracked")}
     missing = [k for k in shapes if k not in tensors]
     extra = [k for k in tensors if k not in shapes and k not in counters]
-    wrong = [k for k in shapes if k in tensors and tuple(tensors[k].shape) != shapes[k]]
+    wrong = [k for k, shape in (shapes | counters).items() if k in tensors and tuple(tensors[k].shape) != shape]
     if missing or extra or wrong:
         details = [
             f"{len(keys)} {what} ({_some(keys)})" for what, keys in (("missing", missing), ("extra", extra)) if keys
         ]
-        details += [f"{k} is {_shape(tensors[k])} instead of {'x'.join(map(str, shapes[k]))}" for k in wrong[:2]]
+        details += [f"{k} is {_shape(tensors[k])} instead of {_shape_of(shapes.get(k, ()))}" for k in wrong[:2]]
         raise CheckpointError(
             f"{where}: its tensors do not make a {spec.name}: {'; '.join(details)}. Give the right network with "
             "--arch (`resnet-infer models` lists them)"
         )
+    if odd := [
+        k for k in shapes if tensors[k].layout is not torch.strided or tensors[k].is_complex() or tensors[k].is_meta
+    ]:
+        raise CheckpointError(f"{where}: {_some(odd)} cannot be used: sparse, complex or without data; save it dense")
     state = {k: tensors[k].to(torch.float32) for k in shapes}
     if bad := [k for k, v in state.items() if not bool(torch.isfinite(v).all())]:
         raise CheckpointError(f"{where}: {len(bad)} tensors hold NaN or infinity ({_some(bad)}); the file is no good")
@@ -135,7 +145,11 @@ def conform(tensors: StateDict, spec: ModelSpec, where: str) -> StateDict:
 
 
 def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "a number"
+    return _shape_of(tuple(tensor.shape))
+
+
+def _shape_of(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "a number"
 
 
 def _some(keys: Any, most: int = 4) -> str:

@@ -162,7 +162,7 @@ def _load_pickle(path: Path) -> object:
                 "save model.state_dict() alone"
             ) from error
         raise CheckpointError(f"{path}: not a PyTorch checkpoint, or damaged; fetch or save it anew") from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
+    except Exception as error:  # the unpickler raises whatever a damaged file leads it to
         raise CheckpointError(
             f"{path}: not a PyTorch checkpoint, or truncated ({type(error).__name__}); fetch or save it anew"
         ) from error
@@ -171,7 +171,7 @@ def _load_pickle(path: Path) -> object:
 def _global_in(message: str) -> str:
     words = message.replace("`", " ").split()
     for before, word in itertools.pairwise(words):
-        if before in ("GLOBAL", "global:", "class", "function", "operand"):
+        if before in ("GLOBAL", "global:", "class", "function", "operand") and word != "GLOBAL":
             return word.strip(".,")
     return "an object other than tensors"
 

@@ -2,9 +2,9 @@
 
 import contextlib
 import hashlib
+import http.client
 import os
 import tempfile
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def _download(published: Published, target: Path) -> None:
                 "the file is damaged or not the published one; nothing was kept. Try again, or another network"
             )
         partial.replace(target)
-    except (OSError, urllib.error.URLError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         bundled = ", ".join(bundled_folders()) or "none in this release"
         raise DownloadError(

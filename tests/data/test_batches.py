@@ -43,11 +43,21 @@ def test_every_entry_comes_out_once_in_batches_of_one_key_within_the_budget(
 @given(st.integers(1, 20), st.integers(1, 100), st.integers(1, 200))
 def test_entries_of_one_size_fill_their_batches(size: int, budget: int, count: int) -> None:
     buckets: Buckets[str, int] = Buckets(budget)
-    due = [entries for entry in range(count) for _, entries in buckets.add("only", size, entry)]
-    due += [entries for _, entries in buckets.rest()]
     full = max(1, budget // size)
+    due: list[list[int]] = []
+    for entry in range(count):
+        due += [entries for _, entries in buckets.add("only", size, entry)]
+        assert len(due) == (entry + 1) // full  # a batch is due as soon as it is full
+    due += [entries for _, entries in buckets.rest()]
     assert [len(entries) for entries in due[:-1]] == [full] * (-(-count // full) - 1)
     assert list(itertools.chain(*due)) == list(range(count))
+
+
+def test_many_sizes_wait_within_bounds_and_the_fullest_goes_first() -> None:
+    buckets: Buckets[int, int] = Buckets(10)
+    due = [key for key in range(100) for key, _ in buckets.add(key, 4 if key % 5 else 5, key)]
+    assert 0 < 100 - len(due) <= HELD_BATCHES * 10 // 4
+    assert not any(key % 5 for key in due[:3])  # the larger ones
 
 
 @pytest.mark.xfail(reason="a bucket that was filled under a larger budget comes out whole")
