@@ -2,20 +2,21 @@
 
 Preprocessing, one core. Every side starts from the encoded photos in memory and takes them one after another:
 
-- PIL: open, convert to RGB, resize the shorter side (bilinear) once a scale, and make a normalised float tensor of every
-  view, the mirrored ones too; all by torchvision.transforms on PIL images, with its own ten_crop. An image is decoded
-  once. It ends with a float32 tensor (3, H, W) for each view, not stacked into a batch.
-- ours: `decode` and `render` of the protocol's distinct tiles. It ends with uint8 tiles (H, W, 3), as they travel to the
-  device. Mirroring is a flip there, so a mirrored view has a tile of its own only where its pixels differ.
-- ours, normalised: the same, then what `score` and a backend do on the device, here on this core: stack tiles of one size
-  into batches, flip for the mirrored views, normalise. It ends with float32 batches (B, 3, H, W), channels innermost
-  in memory, of every view that PIL's side has.
+- PIL: open, convert to RGB, resize the shorter side (bilinear) once a scale, and make a normalised float tensor of
+  every view, the mirrored ones too; all by torchvision.transforms on PIL images, with its own ten_crop. An image is
+  decoded once. It ends with a float32 tensor (3, H, W) for each view, not stacked into a batch.
+- ours: `decode` and `render` of the protocol's distinct tiles. It ends with uint8 tiles (H, W, 3), as they travel to
+  the device. Mirroring is a flip there, so a mirrored view has a tile of its own only where its pixels differ.
+- ours, normalised: the same, then what `score` and a backend do on the device, here on this core: stack tiles of one
+  size into batches, flip for the mirrored views, normalise. It ends with float32 batches (B, 3, H, W), channels
+  innermost in memory, of every view that PIL's side has.
 
-Network, all cores. resnet50 with random weights on 8 photos at 224x224: plain eager PyTorch (contiguous NCHW, inference
-mode, handed normalised float32), our torch backend and our ONNX file on our ONNX Runtime backend (both handed uint8
-and normalising it within the time measured). Their logits are compared before anything is timed.
+Network, all cores. resnet50 with random weights on 8 photos at 224x224: plain eager PyTorch (contiguous NCHW,
+inference mode, handed normalised float32), our torch backend and our ONNX file on our ONNX Runtime backend (both handed
+uint8 and normalising it within the time measured). Their logits are compared before anything is timed.
 
 The sides take turns within every repeat, so that what else the machine does hits all of them. Figures are medians.
+`cpu_seconds` of the result leave out the time that other programs took.
 """
 
 import argparse
@@ -25,7 +26,8 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -63,8 +65,6 @@ BATCH = 8
 PASSES = 4
 """Batches in one timing of a network."""
 
-Seconds = dict[str, list[float]]
-
 
 def main() -> None:
     """Measure, print the tables, write the result."""
@@ -85,7 +85,6 @@ def main() -> None:
         "command": f"python -m benchmarks.preprocessing --photos {args.photos.name} --repeats {args.repeats}",
         "environment": environment(),
         "photos": {"file": args.photos.name, "images": len(photos), "bytes": sum(map(len, photos))},
-        "load_average": {"before": load_average()},
     }
     with one_core():
         result["preprocessing"] = {
@@ -94,10 +93,9 @@ def main() -> None:
     print_preprocessing(result["preprocessing"], len(photos))
     result["network"] = measure_network(photos, args.repeats)
     print_network(result["network"])
-    result["load_average"]["after"] = load_average()
     if args.output:
-        with replacing(args.output) as partial:
-            partial.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+        with replacing(args.output) as unfinished:
+            unfinished.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
 
 
 # Preprocessing
@@ -167,22 +165,13 @@ def pixel_difference(photos: Sequence[bytes], protocol: Protocol) -> tuple[int, 
 def measure_preprocessing(name: str, protocol: Protocol, photos: Sequence[bytes], repeats: int) -> dict[str, Any]:
     """Time the three sides and compare their pixels."""
     normalize = Normalize(Preprocessing(), "cpu")
-
-    def pil() -> None:
-        for data in photos:
-            pil_floats(data, protocol)
-
-    def tiles() -> None:
-        for data in photos:
-            our_tiles(data, protocol)
-
-    def floats() -> None:
-        for _ in our_batches(photos, protocol, normalize):
-            pass
-
     largest, share = pixel_difference(photos, protocol)
-    seconds = interleaved({"pil": pil, "ours": tiles, "ours_normalised": floats}, repeats)
-    return summary(seconds, len(photos), "pil", TARGETS[name]) | {
+    sides = {
+        "pil": lambda: drain(pil_floats(data, protocol) for data in photos),
+        "ours": lambda: drain(our_tiles(data, protocol) for data in photos),
+        "ours_normalised": lambda: drain(our_batches(photos, protocol, normalize)),
+    }
+    return compare(sides, repeats, images=len(photos), reference="pil", target=TARGETS[name]) | {
         "protocol": protocol.describe(),
         "largest_pixel_difference": largest,
         "share_of_values_that_differ": share,
@@ -199,7 +188,7 @@ def measure_network(photos: Sequence[bytes], repeats: int) -> dict[str, Any]:
     state_dict = {key: value.detach() for key, value in net.state_dict().items()}
     manifest = Manifest(spec=net.spec, preprocessing=Preprocessing())
     checkpoint = Checkpoint(name="resnet50 with random weights", manifest=manifest, state_dict=state_dict)
-    plain = with_head(net, "pooled").to(memory_format=torch.contiguous_format)
+    plain = with_head(net, "pooled")
     x_BCHW = torch.stack([our_tiles(data, single_crop())[1][0] for data in photos[:BATCH]]).permute(0, 3, 1, 2)
     normalised_BCHW = Normalize(manifest.preprocessing, "cpu")(x_BCHW).contiguous()
 
@@ -219,9 +208,12 @@ def measure_network(photos: Sequence[bytes], repeats: int) -> dict[str, Any]:
             "onnxruntime": lambda: ort.run(x_BCHW, "pooled"),
         }
         difference = logit_difference({name: run().flatten(1) for name, run in runs.items()})
-        seconds = interleaved({name: passes_of(run) for name, run in runs.items()}, repeats)
+        sides = {name: partial(several, run) for name, run in runs.items()}
+        measured = compare(
+            sides, repeats, images=BATCH * PASSES, reference="torch_eager_nchw", target=TARGETS["onnxruntime"]
+        )
         ort.close()
-    return summary(seconds, BATCH * PASSES, "torch_eager_nchw", TARGETS["onnxruntime"]) | {
+    return measured | {
         "batch": [BATCH, 3, 224, 224],
         "threads": torch.get_num_threads(),
         "largest_logit_difference": difference,
@@ -237,39 +229,41 @@ def logit_difference(logits: Mapping[str, Tensor]) -> float:
     return difference
 
 
-def passes_of(run: Callable[[], Tensor]) -> Callable[[], None]:
-    """Several runs as one."""
-
-    def passes() -> None:
-        for _ in range(PASSES):
-            run()
-
-    return passes
+def several(run: Callable[[], Tensor]) -> None:
+    """Run it PASSES times."""
+    drain(run() for _ in range(PASSES))
 
 
 # Timing and printing
 
 
-def interleaved(sides: Mapping[str, Callable[[], None]], repeats: int) -> Seconds:
-    """Seconds of every repeat of every side, taking turns, after one run of each that does not count."""
+def drain(results: Iterable[object]) -> None:
+    """Have every result made, and let go of it."""
+    for _ in results:
+        pass
+
+
+def compare(
+    sides: Mapping[str, Callable[[], None]], repeats: int, *, images: int, reference: str, target: float
+) -> dict[str, Any]:
+    """Time the sides in turns, after one run of each that does not count; raw seconds, medians and ratios."""
     for run in sides.values():
         run()
-    seconds: Seconds = {name: [] for name in sides}
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    cpu_seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repeats):
         for name, run in sides.items():
-            started = time.perf_counter()
+            started, cpu_started = time.perf_counter(), time.process_time()
             run()
+            cpu_seconds[name].append(time.process_time() - cpu_started)
             seconds[name].append(time.perf_counter() - started)
-    return seconds
-
-
-def summary(seconds: Seconds, images: int, reference: str, target: float) -> dict[str, Any]:
-    """The raw seconds with their medians, images per second and how many times as fast as the reference."""
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     return {
         "images": images,
         "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
         "median_seconds": medians,
+        "median_cpu_seconds": {name: statistics.median(values) for name, values in cpu_seconds.items()},
         "images_per_s": {name: images / median for name, median in medians.items()},
         "ratio": {name: medians[reference] / median for name, median in medians.items()},
         "target_ratio": target,
@@ -290,11 +284,6 @@ def one_core() -> Iterator[None]:
         if cores:
             os.sched_setaffinity(0, cores)
         torch.set_num_threads(threads)
-
-
-def load_average() -> float | None:
-    """Processes that ran or waited in the last minute; other work on the machine shows here."""
-    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
 def print_preprocessing(measured: Mapping[str, Mapping[str, Any]], photos: int) -> None:

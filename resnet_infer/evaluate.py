@@ -49,7 +49,7 @@ def evaluate(
         if result.probs_PK is None:
             unreadable[result.index] = result.error
             if on_error == "fail":
-                unreadable |= _rest_unreadable(source, result.index, workers)
+                unreadable |= _rest_unreadable(source, protocols, result.index, workers)
                 break
         else:
             scored += 1
@@ -127,8 +127,8 @@ def _row(
     )
 
 
-def _rest_unreadable(source: Source, after: int, workers: int | None) -> dict[int, str]:
-    """The unreadable images behind this one: only decoded, so that one run finds them all and ends soon."""
+def _rest_unreadable(source: Source, protocols: Sequence[Protocol], after: int, workers: int | None) -> dict[int, str]:
+    """The unreadable images behind this one: rendered but not run, so that one call finds them all and ends soon."""
     rest = range(after + 1, len(source.samples))
     workers = auto_workers(len(rest), "cpu") if workers is None else workers
-    return {image.index: image.error for image in load(source, (), rest, workers) if image.error}
+    return {image.index: image.error for image in load(source, protocols, rest, workers) if image.error}

@@ -97,7 +97,17 @@ def check_served(model: Model, protocol: Protocol) -> None:
             f"{info.artifact} has the dense head, and {protocol.name} by gap needs the pooled one; "
             "export with --head pooled, or choose --average window-softmax"
         )
+    if protocol.head == "dense" and min(protocol.scales) < model.manifest.spec.min_dense_side:
+        raise UsageError(
+            f"{protocol.name}: scale {min(protocol.scales)} is smaller than the dense head's window; "
+            f"{model.manifest.spec.name} needs at least {model.manifest.spec.min_dense_side} pixels"
+        )
     (_, low_h, low_w), (_, high_h, high_w) = shapes.min, shapes.max
+    if protocol.crops == "whole" and (low_h, low_w) == (high_h, high_w):
+        raise UsageError(
+            f"{info.artifact} takes {low_w}x{low_h} pixels only, and {protocol.name} scores whole images of any shape; "
+            "choose a crop protocol, or export it with dynamic sides"
+        )
     sides = protocol.scales if protocol.crops == "whole" else (protocol.crop,)
     for side in sides:
         if shapes.refuses(side, side):
@@ -170,11 +180,14 @@ class _Bench:
         try:
             x_BCHW = tiles_BHWC.permute(0, 3, 1, 2).to(self.backend.info.device)
             return [share for run in runs for share in self._pass(run, x_BCHW)]
-        except OutOfMemory:
-            if len(tiles_BHWC) == 1:
-                raise
-        self.buckets.budget = max(1, self.buckets.budget // 2)
-        half = len(tiles_BHWC) // 2
+        except (OutOfMemory, torch.OutOfMemoryError) as error:
+            batch, height, width, _ = tiles_BHWC.shape
+            if batch == 1:
+                raise OutOfMemory(
+                    f"one tile of {width}x{height} does not fit the memory; leave out large scales"
+                ) from error
+        half = batch // 2
+        self.buckets.budget = min(self.buckets.budget, half * height * width)
         parts = zip(self._shares(runs, tiles_BHWC[:half]), self._shares(runs, tiles_BHWC[half:]), strict=True)
         return [(protocol, torch.cat((first, second))) for (protocol, first), (_, second) in parts]
 

@@ -218,7 +218,6 @@ def test_out_of_memory_halves_batches_and_changes_no_score(tiles: float, model: 
     assert tight.refused > 0
 
 
-@pytest.mark.xfail(reason="every failing part of a batch halves the budget: the second half of 16 makes it 2")
 def test_after_out_of_memory_smaller_batches_are_tried_at_once(model: Model, picture: Callable[..., Picture]) -> None:
     many = Memory("many", [(str(seed), picture(32, 32, seed)) for seed in range(64)])
     tight = Observed(model.backend, pixels=4 * 32 * 32)
@@ -269,7 +268,6 @@ def test_a_protocol_that_the_backend_cannot_serve_is_refused(model: Model, sourc
                 refuse(model_, protocol)
 
 
-@pytest.mark.xfail(reason="RuntimeError from torch: only protocol_for looks at min_dense_side")
 def test_a_scale_too_small_for_the_dense_window_is_refused(model: Model, source: Source) -> None:
     with pytest.raises(UsageError):
         scores(model, [multi_scale((16,))], source)

@@ -3,6 +3,7 @@
 Results go to stdout, everything else to stderr. Exit codes: 0; 1 failure; 2 usage; 3 a check of an export failed.
 """
 
+import io
 import os
 import sys
 
@@ -45,6 +46,8 @@ def root(
 
 def main() -> None:
     """Run the command line and exit; an error is one line on stderr, with its traceback under --verbose."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name need not be text; print it all the same
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except ResnetInferError as error:

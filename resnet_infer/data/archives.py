@@ -4,14 +4,16 @@ import os
 import pickle
 import tarfile
 import zipfile
-import zlib
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from resnet_infer.data.sources import Pixels, Sample, classified
 from resnet_infer.errors import DataError
+
+MAX_BYTES = 2**29
+"""Of one image in a zip file, uncompressed: a small archive can claim more than the memory holds."""
 
 
 class Zip:
@@ -23,19 +25,20 @@ class Zip:
         try:
             with zipfile.ZipFile(path) as archive:
                 entries = [(info.filename, info) for info in archive.infolist() if not info.is_dir()]
-        except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
+        except Exception as error:  # a damaged archive makes zipfile raise many kinds
             raise DataError(f"{path}: not a zip file, or damaged ({error})") from error
-        entries.sort(key=lambda entry: entry[0])
         self.samples, self.left_out = classified(entries)
         self._opened: tuple[int, zipfile.ZipFile] | None = None
 
     def read(self, sample: Sample) -> bytes:
         """The member's bytes; its checksum is verified."""
-        if self._opened is None or self._opened[0] != os.getpid():  # a handle must not be shared by processes
-            self._opened = os.getpid(), zipfile.ZipFile(self.path)
+        if sample.key.file_size > MAX_BYTES:
+            raise DataError(f"claims {sample.key.file_size:,} bytes in the zip file, over the limit of {MAX_BYTES:,}")
         try:
+            if self._opened is None or self._opened[0] != os.getpid():  # a handle must not be shared by processes
+                self._opened = os.getpid(), zipfile.ZipFile(self.path)
             return self._opened[1].read(sample.key)
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        except Exception as error:  # a damaged member makes zipfile and its decompressors raise many kinds
             raise DataError(f"cannot be read from the zip file ({error})") from error
 
     def __getstate__(self) -> dict[str, Any]:
@@ -50,27 +53,32 @@ class Tar:
         self.path = path
         try:
             with tarfile.open(path, "r:") as archive:
-                entries = [(m.name, (m.offset_data, m.size)) for m in archive if m.isreg()]
+                entries = [(m.name, _place(m)) for m in archive if not m.isdir()]
+                end = archive.offset
+            with path.open("rb") as file:
+                file.seek(end)
+                whole = file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
         except tarfile.TarError as error:
             reason = "it is compressed, so it cannot be read in place; decompress it" if _compressed(path) else error
             raise DataError(f"{path}: not a plain tar file: {reason}") from error
-        entries.sort()
+        if not whole:
+            raise DataError(f"{path}: the tar file has no end mark after {len(entries)} files: truncated or damaged")
         self.samples, self.left_out = classified(entries)
-        self._opened: tuple[int, BinaryIO] | None = None
 
     def read(self, sample: Sample) -> bytes:
         """The member's bytes."""
-        if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = os.getpid(), self.path.open("rb")
         offset, size = sample.key
-        self._opened[1].seek(offset)
-        data = self._opened[1].read(size)
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            data = file.read(size)
         if len(data) != size:
             raise DataError(f"the tar file ends {size - len(data)} bytes before the image does")
         return data
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_opened": None}
+
+def _place(member: tarfile.TarInfo) -> tuple[int, int] | None:
+    """Offset and size of a member's bytes; None for links and sparse files, which have none of their own."""
+    return (member.offset_data, member.size) if member.isreg() and not member.issparse() else None
 
 
 def _compressed(path: Path) -> bool:
@@ -92,8 +100,12 @@ class Cifar10:
             names = _plain_pickle(folder / "batches.meta")[b"label_names"]
             batch = _plain_pickle(folder / "test_batch")
             data = np.asarray(batch[b"data"], dtype=np.uint8).reshape(-1, 3, 32, 32)
+            if min(batch[b"labels"]) < 0:
+                raise ValueError("a label is below 0")
             labels = [names[label].decode() for label in batch[b"labels"]]
             files = [name.decode() for name in batch[b"filenames"]]
+            if not len(data) == len(labels) == len(files):
+                raise ValueError(f"{len(data)} images, {len(labels)} labels, {len(files)} names")
         except (KeyError, IndexError, ValueError, TypeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
             raise DataError(f"{folder}: not a readable cifar-10-batches-py folder ({error!r})") from error
         self._pixels = np.ascontiguousarray(data.transpose(0, 2, 3, 1))

@@ -21,23 +21,28 @@ class Buckets(Generic[Key, Entry]):
         """Pixels in one batch at most; a larger tile goes alone. May be lowered at any time."""
         self._waiting: dict[Key, list[Entry]] = {}
         self._pixels: dict[Key, int] = {}
+        """Of one entry of this key."""
 
     def add(self, key: Key, pixels: int, entry: Entry) -> Iterator[tuple[Key, list[Entry]]]:
-        """Put an entry of so many pixels into its bucket; yields the batches that are due."""
-        if self._pixels.get(key, 0) + pixels > self.budget and key in self._waiting:
-            yield self._take(key)
+        """Put an entry of so many pixels, alike for all of its key, into its bucket; yields the batches due."""
+        self._pixels[key] = pixels
         self._waiting.setdefault(key, []).append(entry)
-        self._pixels[key] = self._pixels.get(key, 0) + pixels
-        if self._pixels[key] + pixels > self.budget:
+        while len(self._waiting.get(key, ())) * pixels > max(0, self.budget - pixels):
             yield self._take(key)
-        while sum(self._pixels.values()) > HELD_BATCHES * self.budget:
-            yield self._take(max(self._pixels, key=lambda k: self._pixels[k]))
+        while sum(map(self._held, self._waiting)) > HELD_BATCHES * self.budget:
+            yield self._take(max(self._waiting, key=self._held))
 
     def rest(self) -> Iterator[tuple[Key, list[Entry]]]:
         """Everything still waiting."""
         while self._waiting:
             yield self._take(next(iter(self._waiting)))
 
+    def _held(self, key: Key) -> int:
+        return len(self._waiting[key]) * self._pixels[key]
+
     def _take(self, key: Key) -> tuple[Key, list[Entry]]:
-        del self._pixels[key]
-        return key, self._waiting.pop(key)
+        entries = self._waiting.pop(key)
+        room = max(1, self.budget // self._pixels[key])
+        if len(entries) > room:  # the budget was lowered while they waited
+            self._waiting[key] = entries[room:]
+        return key, entries[:room]

@@ -7,11 +7,12 @@ Shapes: C is 3, H and W pixels.
 """
 
 import io
+import logging
 import warnings
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
@@ -23,7 +24,11 @@ MAX_PIXELS = 2**27
 
 
 MAGIC = {b"\xff\xd8\xff": ("JPEG",), b"\x89PNG": ("PNG",), b"RIFF": ("WEBP",)}
-"""First bytes of the common formats; Pillow would try the rest of its list in turn."""
+"""First bytes of the common formats; Pillow would try all others in turn."""
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF")
+"""What is read. Not EPS, for which Pillow would start another program."""
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # its remarks on damaged files are in our errors
 
 
 def decode(image: bytes | Pixels) -> Tensor:
@@ -53,19 +58,18 @@ def decode(image: bytes | Pixels) -> Tensor:
 
 
 def _decode(data: bytes) -> Tensor:
-    formats = next((formats for magic, formats in MAGIC.items() if data.startswith(magic)), None)
+    formats = next((formats for magic, formats in MAGIC.items() if data.startswith(magic)), FORMATS)
     with Image.open(io.BytesIO(data), formats=formats) as image:
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise ImageError(
                 f"{width}x{height} is over the limit of {MAX_PIXELS / 1e6:.0f} million pixels; not decoded"
             )
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
         if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
             x_CHW = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
-        else:
-            x_CHW = torch.from_numpy(np.array(to_rgb(image))).permute(2, 0, 1)
-    return _upright(x_CHW, orientation)
+            return _upright(x_CHW, orientation)
+        return torch.from_numpy(np.array(to_rgb(ImageOps.exif_transpose(image)))).permute(2, 0, 1)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

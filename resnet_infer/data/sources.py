@@ -116,6 +116,8 @@ def open_source(path: str | os.PathLike[str]) -> Source:
     from resnet_infer.data import archives
 
     where = Path(path)
+    if not os.fspath(path):
+        raise DataError("an input's name is empty; give a file or folder")
     suffix = where.suffix.lower()
     source: Source
     try:
@@ -164,16 +166,17 @@ def classified(entries: Sequence[tuple[str, Any]]) -> tuple[list[Sample], list[s
     The class is the first folder below the folders that all images share: `test/airplane/1.png` beside
     `test/bird/2.png` is an airplane. Hidden files and macOS's copies of them are no images.
     """
-    images: list[tuple[PurePosixPath, Any]] = []
+    images: list[tuple[PurePosixPath, Any]] = []  # sorted below, so that a tree has one order in every container
     left_out: list[str] = []
     for name, key in entries:
         path = PurePosixPath(name)
         if any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
             continue
-        if path.suffix.lower() in IMAGE_SUFFIXES:
+        if path.suffix.lower() in IMAGE_SUFFIXES and key is not None:
             images.append((path, key))
         else:
             left_out.append(name)
+    images.sort(key=lambda image: image[0].parts)
     shared = len(_shared_folders([path.parts[:-1] for path, _ in images]))
     samples = [
         Sample(name=str(path), label=path.parts[shared] if len(path.parts) > shared + 1 else None, key=key)
@@ -209,19 +212,15 @@ def _walk(root: Path) -> Iterator[Path]:
 
 def _list_file(path: Path) -> Files:
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not a text file; a list has one `path<TAB>label` a line") from error
-    return _listed(str(path), text.splitlines(), path.parent)
-
-
-def _listed(name: str, lines: Sequence[str], base: Path) -> Files:
     samples = []
-    for line in lines:
+    for line in text.split("\n"):  # not splitlines: other separators may be part of a name
         if line.strip():
-            file, _, label = line.partition("\t")
-            samples.append(Sample(name=file, label=label.strip() or None, key=str(base / file)))
-    return Files(name, samples)
+            file, _, label = line.rstrip("\r").partition("\t")
+            samples.append(Sample(name=file, label=label.strip() or None, key=str(path.parent / file)))
+    return Files(str(path), samples)
 
 
 def _standard_input(stdin: BinaryIO) -> list[Source]:

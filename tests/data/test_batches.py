@@ -3,7 +3,6 @@
 import itertools
 from collections import Counter
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,7 +59,6 @@ def test_many_sizes_wait_within_bounds_and_the_fullest_goes_first() -> None:
     assert not any(key % 5 for key in due[:3])  # the larger ones
 
 
-@pytest.mark.xfail(reason="a bucket that was filled under a larger budget comes out whole")
 @given(arrivals, budgets, budgets, st.integers(0, 80))
 def test_a_lowered_budget_holds_from_then_on(
     arrivals: list[tuple[str, int]], one: int, other: int, moment: int
