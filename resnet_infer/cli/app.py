@@ -11,6 +11,7 @@ import typer
 
 from resnet_infer import __version__
 from resnet_infer.cli import demo, env, evaluate, export, info, models, options, predict
+from resnet_infer.data.allocator import keep_freed_memory
 from resnet_infer.errors import ResnetInferError
 
 app = typer.Typer(
@@ -46,6 +47,7 @@ def root(
 
 def main() -> None:
     """Run the command line and exit; an error is one line on stderr, with its traceback under --verbose."""
+    keep_freed_memory()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name need not be text; print it all the same
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

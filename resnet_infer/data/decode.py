@@ -67,7 +67,7 @@ def _decode(data: bytes) -> Tensor:
             )
         if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-            x_CHW = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB)
+            x_CHW = decode_jpeg(torch.frombuffer(data, dtype=torch.uint8), mode=ImageReadMode.RGB)
             return _upright(x_CHW, orientation)
         return torch.from_numpy(np.array(to_rgb(ImageOps.exif_transpose(image)))).permute(2, 0, 1)
 

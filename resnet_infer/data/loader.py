@@ -6,12 +6,14 @@ An image that cannot be read is a result too: its tiles are missing and its erro
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from resnet_infer.data.allocator import keep_freed_memory
 from resnet_infer.data.decode import decode
 from resnet_infer.data.render import render
 from resnet_infer.data.sources import Source
@@ -37,7 +39,8 @@ class Rendered:
     error: str = ""
 
 
-def distinct_tiles(protocols: Sequence[Protocol], height: int, width: int) -> tuple[Tile, ...]:
+@lru_cache(maxsize=4096)
+def distinct_tiles(protocols: tuple[Protocol, ...], height: int, width: int) -> tuple[Tile, ...]:
     """The tiles that all the protocols need of an image of this size, each once, in a fixed order."""
     return tuple(dict.fromkeys(view.tile for p in protocols for view in p.views(height, width)))
 
@@ -64,6 +67,7 @@ def load(source: Source, protocols: Sequence[Protocol], indices: Sequence[int], 
         _Chunks(source, tuple(protocols), chunks),
         batch_size=None,
         collate_fn=_as_it_is,
+        worker_init_fn=_in_worker,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         generator=torch.Generator(),  # its seed draw would otherwise disturb the caller's random numbers
@@ -77,6 +81,10 @@ def load(source: Source, protocols: Sequence[Protocol], indices: Sequence[int], 
                 f"{source.name}: a worker process died, perhaps for want of memory ({error}); try --workers 0"
             ) from error
         raise
+
+
+def _in_worker(number: int) -> None:
+    keep_freed_memory()
 
 
 def _as_it_is(chunk: Any) -> Any:
@@ -100,12 +108,17 @@ class _Chunks(Dataset[tuple[Tensor, list[Record]]]):
 
     def __getitem__(self, chunk: int) -> tuple[Tensor, list[Record]]:
         rendered = [self._image(index) for index in self.chunks[chunk]]
-        pixels = [tile.flatten() for image in rendered for tile in image.tiles]
+        tiles = [tile for image in rendered for tile in image.tiles]
+        pixels = torch.empty(sum(tile.numel() for tile in tiles), dtype=torch.uint8)
+        offset = 0
+        for tile in tiles:  # straight from the resized image into the block: the only copy on this side
+            pixels[offset : offset + tile.numel()].view(tile.shape).copy_(tile)
+            offset += tile.numel()
         records = [
             (image.index, image.size, tuple((t.shape[0], t.shape[1]) for t in image.tiles), image.error)
             for image in rendered
         ]
-        return torch.cat(pixels) if pixels else torch.empty(0, dtype=torch.uint8), records
+        return pixels, records
 
     def _image(self, index: int) -> Rendered:
         try:

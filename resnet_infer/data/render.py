@@ -20,7 +20,7 @@ MAX_PIXELS = 2**24
 
 
 def render(x_CHW: Tensor, tiles: Iterable[Tile], interpolation: str) -> list[Tensor]:
-    """The tiles of an image, each uint8 of shape (height, width, 3), contiguous.
+    """The tiles of an image, each uint8 of shape (height, width, 3): views of the resized images, not copies.
 
     Raises ImageError if the image is so long and thin that its resized form would not fit the memory.
     """
@@ -30,8 +30,7 @@ def render(x_CHW: Tensor, tiles: Iterable[Tile], interpolation: str) -> list[Ten
         if tile.resize not in resized:
             resized[tile.resize] = _resize(x_CHW, tile.resize, interpolation)
         bottom, right = tile.top + tile.height, tile.left + tile.width
-        view_CHW = resized[tile.resize][:, tile.top : bottom, tile.left : right]
-        rendered.append(view_CHW.permute(1, 2, 0).contiguous())
+        rendered.append(resized[tile.resize][:, tile.top : bottom, tile.left : right].permute(1, 2, 0))
     return rendered
 
 
