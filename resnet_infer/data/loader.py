@@ -46,11 +46,14 @@ def distinct_tiles(protocols: tuple[Protocol, ...], height: int, width: int) -> 
 
 
 def auto_workers(images: int, device: str) -> int:
-    """A number of worker processes: none for few images; half the cores where the CPU runs the network too."""
+    """A number of worker processes: none for few images; a quarter of the cores where the CPU runs the network too.
+
+    There, a worker takes a core from the network's threads, which all wait for the slowest of them.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if images <= FEW:
         return 0
-    return max(1, cores // 2) if device == "cpu" else max(1, cores - 1)
+    return cores // 4 if device == "cpu" else max(1, cores - 1)
 
 
 def load(source: Source, protocols: Sequence[Protocol], indices: Sequence[int], workers: int) -> Iterator[Rendered]:
