@@ -134,8 +134,9 @@ def test_protocols_of_one_pass_share_their_interpolation(source: Source) -> None
 
 def test_few_images_start_no_workers() -> None:
     assert auto_workers(FEW, "cpu") == auto_workers(1, "cuda") == 0
-    for device in ("cpu", "cuda"):
-        assert 1 <= auto_workers(10**6, device) <= (os.cpu_count() or 1)
+    cores = os.cpu_count() or 1
+    assert auto_workers(10**6, "cpu") <= cores // 4
+    assert 1 <= auto_workers(10**6, "cuda") <= cores
 
 
 def test_what_is_loaded_can_be_pickled(source: Source) -> None:
