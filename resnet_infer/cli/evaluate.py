@@ -19,16 +19,20 @@ def evaluate(
         ),
     ],
     model: Annotated[
-        list[str], typer.Option("--model", "-m", help="Checkpoint key or file; `resnet-infer models` lists keys.")
+        list[str],
+        typer.Option(
+            "--model", "-m", help="Checkpoint key or file; `resnet-infer models` lists keys.", metavar="MODEL"
+        ),
     ],
     protocol: Annotated[
-        list[str] | None, typer.Option(help="single-crop (default), ten-crop or multiscale; may be repeated.")
+        list[str] | None,
+        typer.Option(help="single-crop (default), ten-crop or multiscale; may be repeated.", metavar="NAME"),
     ] = None,
     single_crop: Annotated[bool, typer.Option("--single-crop", help="As --protocol single-crop.")] = False,
     ten_crop: Annotated[bool, typer.Option("--ten-crop", help="As --protocol ten-crop.")] = False,
     multiscale: Annotated[bool, typer.Option("--multiscale", help="As --protocol multiscale.")] = False,
     on_error: Annotated[
-        str, typer.Option(help="Unreadable images: fail, skip or count-wrong. They are always listed.")
+        str, typer.Option(help="Unreadable images: fail, skip or count-wrong. They are always listed.", metavar="MODE")
     ] = "fail",
     format_name: options.FormatName = "table",
     resize: options.Resize = None,

@@ -17,8 +17,10 @@ def export(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write; by default MODEL.onnx here.", metavar="PATH")
     ] = None,
-    head: Annotated[str, typer.Option(help="pooled for crops; dense for multiscale.")] = "pooled",
-    precision: Annotated[str, typer.Option(help="fp32 or fp16, of weights, activations and input.")] = "fp32",
+    head: Annotated[str, typer.Option(help="pooled for crops; dense for multiscale.", metavar="NAME")] = "pooled",
+    precision: Annotated[
+        str, typer.Option(help="fp32 or fp16, of weights, activations and input.", metavar="TYPE")
+    ] = "fp32",
     images: Annotated[
         str | None, typer.Option(help="Compare with PyTorch on these images instead of random ones.", metavar="DATA")
     ] = None,

@@ -17,9 +17,12 @@ def predict(
         typer.Argument(metavar="INPUT...", help="Images, folders, .zip, .tar, lists, 'patterns*', or - for stdin."),
     ],
     model: Annotated[
-        str, typer.Option("--model", "-m", help="Checkpoint key or file; `resnet-infer models` lists keys.")
+        str,
+        typer.Option(
+            "--model", "-m", help="Checkpoint key or file; `resnet-infer models` lists keys.", metavar="MODEL"
+        ),
     ] = DEFAULT_MODEL,
-    protocol: Annotated[str, typer.Option(help="single-crop, ten-crop or multiscale.")] = "single-crop",
+    protocol: Annotated[str, typer.Option(help="single-crop, ten-crop or multiscale.", metavar="NAME")] = "single-crop",
     top_k: Annotated[int, typer.Option(help="Classes to show.", min=1, metavar="N")] = 5,
     format_name: options.FormatName = "table",
     resize: options.Resize = None,

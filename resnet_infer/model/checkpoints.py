@@ -78,6 +78,10 @@ def load_checkpoint(model: str, overrides: Overrides | None = None) -> Checkpoin
     bundled = bundled_folders()
     if model in bundled:
         return replace(_from_file(bundled[model] / "weights.safetensors", overrides), name=model)
+    if Path(model).exists():
+        raise UsageError(
+            f"{model}: not a model file by its name; weights end in {', '.join(SUFFIXES)}, exports in .onnx"
+        )
     card = published(model)
     path = weights_file(card)
     spec, state_dict = _network(unwrap(_load_pickle(path), model), overrides.arch or card.architecture, model)
@@ -101,8 +105,11 @@ def save_checkpoint(path: Path, state_dict: Mapping[str, Tensor], manifest: Mani
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary file beside `path` that takes its place if the body succeeds, and vanishes otherwise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error.strerror or error})") from error
     os.close(handle)
     partial = Path(name)
     try:

@@ -222,7 +222,8 @@ def test_env(run: Run) -> None:
     (["eval", "{data}", "-m", "{net}", "--device", "cuda:42"], 1, ["cuda:42", "--device cpu"]),
     (["export", "{net}", "--to", "coreml"], 2, ["coreml", "onnx"]),
     (["export", "{net}", "-o", "{data}/a.txt"], 2, ["a.txt", ".onnx"]),
-    (["info", "{data}/red/0.png"], 2, ["0.png"]),
+    (["info", "{data}/red/0.png"], 2, ["0.png", "not a model file", ".safetensors"]),
+    (["export", "{net}", "-o", "{net}/below/a.onnx"], 2, ["a.onnx", "cannot be written"]),
 ])  # fmt: skip
 def test_errors_are_one_line_with_a_remedy(
     run: Run,
