@@ -16,6 +16,7 @@ from pathlib import Path
 import onnx
 import torch
 
+from resnet_infer import __version__
 from resnet_infer import manifest as manifests
 from resnet_infer.data.sources import Source
 from resnet_infer.errors import GateError, UsageError
@@ -28,7 +29,7 @@ from resnet_infer.specs import Head
 
 OPSET = 18
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
-TOOLS = ("resnet-infer", "torch", "onnx", "onnxscript")
+TOOLS = ("torch", "onnx", "onnxscript")
 
 
 def export_onnx(
@@ -58,7 +59,7 @@ def export_onnx(
         source=checkpoint.manifest.source or checkpoint.name,
         head=head,
         precision=precision,
-        versions={tool: metadata.version(tool) for tool in TOOLS},
+        versions={"resnet-infer": __version__} | {tool: metadata.version(tool) for tool in TOOLS},
     )
     proto = _graph(checkpoint, head, precision)
     with replacing(path) as partial:

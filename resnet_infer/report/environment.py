@@ -5,8 +5,10 @@ import platform
 from importlib import metadata
 from typing import Any
 
+from resnet_infer import __version__
+
 PACKAGES = (
-    "resnet-infer", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime",
+    "torch", "torchvision", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime",
     "tensorrt", "tensorrt-rtx", "numpy", "pillow", "safetensors",
 )  # fmt: skip
 
@@ -18,7 +20,7 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "packages": {"resnet-infer": __version__} | {name: version for name in PACKAGES if (version := _version(name))},
         "gpus": gpus(),
     }
 
