@@ -1,7 +1,7 @@
 """Freed memory is kept for the next image instead of going back to the system.
 
 glibc returns large blocks to the kernel as they are freed and gets them back, page by page, for the next image or
-layer: a third of the time of decoding, half of that of a large batch on a CPU (benchmarks/NOTES.md).
+layer. What that costs varies from run to run and can be a third of the time (benchmarks/NOTES.md).
 """
 
 import ctypes

@@ -43,7 +43,7 @@ def levels_apart(pixels: NDArray[np.uint8], height: int, width: int, interpolati
 
 
 @pytest.mark.parametrize("interpolation", PILLOW)
-def test_any_resize_is_within_one_level_of_pillows(interpolation: str, picture: Picture) -> None:
+def test_any_resize_is_within_two_levels_of_pillows(interpolation: str, picture: Picture) -> None:
     """Two levels in fewer than one value of a thousand: the weights of torchvision's kernel have 16 bits."""
 
     @settings(max_examples=80)
