@@ -22,27 +22,28 @@ class Buckets(Generic[Key, Entry]):
         self._waiting: dict[Key, list[Entry]] = {}
         self._pixels: dict[Key, int] = {}
         """Of one entry of this key."""
+        self._held = 0
+        """Pixels of everything that waits; kept, because every tile asks and there can be thousands of sizes."""
 
     def add(self, key: Key, pixels: int, entry: Entry) -> Iterator[tuple[Key, list[Entry]]]:
         """Put an entry of so many pixels, alike for all of its key, into its bucket; yields the batches due."""
         self._pixels[key] = pixels
         self._waiting.setdefault(key, []).append(entry)
+        self._held += pixels
         while len(self._waiting.get(key, ())) * pixels > max(0, self.budget - pixels):
             yield self._take(key)
-        while sum(map(self._held, self._waiting)) > HELD_BATCHES * self.budget:
-            yield self._take(max(self._waiting, key=self._held))
+        while self._held > HELD_BATCHES * self.budget:
+            yield self._take(max(self._waiting, key=lambda k: len(self._waiting[k]) * self._pixels[k]))
 
     def rest(self) -> Iterator[tuple[Key, list[Entry]]]:
         """Everything still waiting."""
         while self._waiting:
             yield self._take(next(iter(self._waiting)))
 
-    def _held(self, key: Key) -> int:
-        return len(self._waiting[key]) * self._pixels[key]
-
     def _take(self, key: Key) -> tuple[Key, list[Entry]]:
         entries = self._waiting.pop(key)
         room = max(1, self.budget // self._pixels[key])
         if len(entries) > room:  # the budget was lowered while they waited
             self._waiting[key] = entries[room:]
+        self._held -= len(entries[:room]) * self._pixels[key]
         return key, entries[:room]
