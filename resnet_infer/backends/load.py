@@ -52,12 +52,10 @@ def open_model(
 
 
 def _open_onnx(path: Path, device: str, precision: str | None, overrides: Overrides) -> Model:
-    from resnet_infer.backends.onnx_file import read_manifest
+    from resnet_infer.backends.onnx_file import load_graph, manifest_of
     from resnet_infer.backends.ort import OrtBackend
 
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file")
-    manifest = overrides.applied_to(read_manifest(path, overrides), str(path))
+    manifest = manifest_of(load_graph(path), path, overrides)
     running = OrtBackend(path, manifest, device)
     if precision and precision != running.info.precision:
         running.close()

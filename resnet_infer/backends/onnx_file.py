@@ -15,7 +15,9 @@ from resnet_infer.specs import spec_from_name
 
 
 def load_graph(path: Path) -> onnx.ModelProto:
-    """The model without its external data, if any; raises ArtifactError if it is no ONNX file."""
+    """The model without its external data, if any; raises UsageError or ArtifactError if it is no ONNX file."""
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file")
     try:
         proto = onnx.load(path, load_external_data=False)
     except (DecodeError, OSError, ValueError) as error:
@@ -31,17 +33,16 @@ def stored_manifest(proto: onnx.ModelProto, where: str) -> Manifest | None:
     return Manifest.from_json(texts[0], where) if texts else None
 
 
-def read_manifest(path: Path, overrides: Overrides) -> Manifest:
-    """The file's manifest, or one made of `--arch`, `--mean` and `--std` if it has none.
+def manifest_of(proto: onnx.ModelProto, path: Path, overrides: Overrides) -> Manifest:
+    """The manifest of the graph read from `path`, or one made of `--arch`, `--mean` and `--std` if it has none.
 
     Raises ArtifactError naming the flags that are missing.
     """
-    proto = load_graph(path)
     stored = stored_manifest(proto, str(path))
     if stored:
         if overrides.arch and overrides.arch != stored.spec.name:
             raise UsageError(f"{path}: its manifest says {stored.spec.name}; --arch {overrides.arch} cannot change it")
-        return stored
+        return overrides.applied_to(stored, str(path))
     if not (overrides.arch and overrides.mean and overrides.std):
         raise ArtifactError(
             f"{path}: has no resnet-infer manifest, so its preprocessing is not known; give --arch, --mean and --std "
@@ -52,12 +53,13 @@ def read_manifest(path: Path, overrides: Overrides) -> Manifest:
     if not classes and overrides.labels:
         classes = len(overrides.labels.names)
     spec = spec_from_name(overrides.arch, classes=classes or None)
-    return Manifest(
+    made = Manifest(
         spec=spec,
         preprocessing=native_preprocessing(spec, overrides.mean, overrides.std),
         labels=default_labels(spec.classes, spec.stem),
         source=path.name,
     )
+    return overrides.applied_to(made, str(path))
 
 
 def input_shape(proto: onnx.ModelProto) -> str:

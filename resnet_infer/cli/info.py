@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resnet_infer.cli import options
-from resnet_infer.errors import UsageError
 from resnet_infer.report import rows
 
 if TYPE_CHECKING:
@@ -27,12 +26,10 @@ def info(
     given = options.overrides(arch, mean, std, labels)
     layers: list[tuple[str, str, int, int]]
     if artifact.lower().endswith(".onnx"):
-        from resnet_infer.backends.onnx_file import input_shape, layer_types, load_graph, read_manifest
+        from resnet_infer.backends.onnx_file import input_shape, layer_types, load_graph, manifest_of
 
-        if not Path(artifact).is_file():
-            raise UsageError(f"{artifact}: no such file")
-        manifest = given.applied_to(read_manifest(Path(artifact), given), artifact)
         proto = load_graph(Path(artifact))
+        manifest = manifest_of(proto, Path(artifact), given)
         layers, shape = layer_types(proto), input_shape(proto)
     else:
         from resnet_infer.model.checkpoints import load_checkpoint

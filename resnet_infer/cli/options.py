@@ -103,7 +103,7 @@ def protocols(
         ("--average", average, whole),
         ("--mirror", mirror, mirrored),
     ):
-        if value not in (None, False) and names and not concerned:
+        if value not in (None, False) and not concerned:
             raise UsageError(f"{flag} does not concern {', '.join(names)}; leave it out, or choose another protocol")
     sides = _sides(scales)
     return [
