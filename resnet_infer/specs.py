@@ -162,14 +162,6 @@ class ModelSpec:
             for c in self.convs()
         )
 
-    def with_classes(self, classes: int) -> "ModelSpec":
-        """The same architecture for another number of classes."""
-        return replace(self, classes=classes)
-
-    def same_network(self, other: "ModelSpec") -> bool:
-        """Whether both compute the same function of the same weights, whatever they are called."""
-        return replace(self, name="") == replace(other, name="")
-
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a manifest."""
         return asdict(self)

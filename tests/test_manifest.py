@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -98,7 +99,7 @@ def test_any_text_round_trips_in_one_line_of_ascii(
 ) -> None:
     """Safetensors and ONNX keep UTF-8; escapes let what UTF-8 cannot hold through."""
     manifest = Manifest(
-        spec=PLAIN.spec.with_classes(len(names)),
+        spec=replace(PLAIN.spec, classes=len(names)),
         preprocessing=PLAIN.preprocessing,
         labels=Labels(names=tuple(names), ids=tuple(reversed(names))),
         source=source,
