@@ -10,7 +10,8 @@ from typing import Any, get_args
 
 from resnet_infer.errors import ArtifactError, UsageError
 from resnet_infer.labels import Labels
-from resnet_infer.preprocessing import Preprocessing
+from resnet_infer.precisions import Precision
+from resnet_infer.preprocessing import InputFormat, Preprocessing
 from resnet_infer.specs import Head, ModelSpec
 
 KEY = "resnet_infer"
@@ -32,12 +33,18 @@ class Manifest:
     """SHA-256 of that file."""
     head: Head | None = None
     """The head an exported graph ends in; None for plain weights, which serve both."""
-    precision: str = "fp32"
-    """Type of the weights and activations: fp32, fp16, bf16, ..."""
+    precision: Precision = "fp32"
+    """Type its layers compute in: fp32, tf32, fp16, bf16, int8 or fp8."""
+    input: InputFormat = "normalized"
+    """What an exported graph takes."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Tool versions that made the file."""
     parity: Mapping[str, Any] = field(default_factory=dict)
     """Outcome of the comparison with PyTorch at export."""
+    quantization: Mapping[str, Any] = field(default_factory=dict)
+    """How int8 or fp8 ranges were found: method, images, layers kept in float, and the search's table."""
+    gate: Mapping[str, Any] = field(default_factory=dict)
+    """Outcome of the accuracy gate, where one was asked for."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Anything a maker wants kept: metrics, recipe."""
 
@@ -52,8 +59,11 @@ class Manifest:
             "source_sha256": self.source_sha256,
             "head": self.head,
             "precision": self.precision,
+            "input": self.input,
             "versions": dict(self.versions),
             "parity": dict(self.parity),
+            "quantization": dict(self.quantization),
+            "gate": dict(self.gate),
             "extra": dict(self.extra),
         }
 
@@ -72,13 +82,20 @@ class Manifest:
                 raise UsageError("manifest is not a JSON object")
             if values.get("version") != VERSION:
                 raise UsageError(f"manifest version {values.get('version')!r}; this release reads version {VERSION}")
-            if values["head"] not in (None, *get_args(Head)):
-                raise UsageError(f"unknown head {values['head']!r}")
+            values = (
+                dict[str, Any]({"input": "normalized", "quantization": {}, "gate": {}}) | values
+            )  # new since version 1
+            for key, known in (("head", (None, *get_args(Head))), ("input", get_args(InputFormat))):
+                if values[key] not in known:
+                    raise UsageError(f"unknown {key} {values[key]!r}")
+            if values["precision"] not in get_args(Precision):
+                raise UsageError(f"unknown precision {values['precision']!r}")
             for key, kind in (
                 ("source", str),
                 ("source_sha256", str),
-                ("precision", str),
                 ("parity", dict),
+                ("quantization", dict),
+                ("gate", dict),
                 ("extra", dict),
             ):
                 if not isinstance(values[key], kind):
@@ -91,8 +108,11 @@ class Manifest:
                 source_sha256=values["source_sha256"],
                 head=values["head"],
                 precision=values["precision"],
+                input=values["input"],
                 versions={str(k): str(v) for k, v in values["versions"].items()},
                 parity=values["parity"],
+                quantization=values["quantization"],
+                gate=values["gate"],
                 extra=values["extra"],
             )
             if manifest.labels and len(manifest.labels.names) != manifest.spec.classes:

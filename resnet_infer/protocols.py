@@ -215,3 +215,16 @@ def protocol_for(
             f"the dense head needs a shorter side of at least {spec.min_dense_side} pixels"
         )
     return multi_scale(scales, mirror=mirror is not False, average=average, interpolation=interpolation)
+
+
+def protocol_of_head(
+    head: Head, spec: ModelSpec, preprocessing: Preprocessing, scales: tuple[int, ...] | None = None
+) -> Protocol:
+    """What a file with this head is for: single crops if pooled, whole images at the scales if dense.
+
+    A pooled head given scales takes whole images too, and averages over each. Raises what `protocol_for` does.
+    """
+    if head == "pooled" and scales is None:
+        return protocol_for("single-crop", spec, preprocessing)
+    average: Average = "gap" if head == "pooled" else "window-softmax"
+    return protocol_for("multiscale", spec, preprocessing, scales=scales, average=average)

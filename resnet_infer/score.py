@@ -20,6 +20,7 @@ from resnet_infer.data.loader import Rendered, auto_workers, distinct_tiles, loa
 from resnet_infer.data.sources import Source
 from resnet_infer.errors import BackendError, OutOfMemory, UsageError
 from resnet_infer.protocols import Average, Protocol
+from resnet_infer.shapes import range_for
 from resnet_infer.specs import Head
 
 DEFAULT_BATCH = {("cpu", "imagenet"): 8, ("cpu", "cifar"): 64, ("cuda", "imagenet"): 256, ("cuda", "cifar"): 2048}
@@ -102,18 +103,18 @@ def check_served(model: Model, protocol: Protocol) -> None:
             f"{protocol.name}: scale {min(protocol.scales)} is smaller than the dense head's window; "
             f"{model.manifest.spec.name} needs at least {model.manifest.spec.min_dense_side} pixels"
         )
-    (_, low_h, low_w), (_, high_h, high_w) = shapes.min, shapes.max
-    if protocol.crops == "whole" and (low_h, low_w) == (high_h, high_w):
+    accepted = ", ".join(shape.describe() for shape in shapes)
+    if protocol.crops == "whole" and all(shape.min[1:] == shape.max[1:] for shape in shapes):
         raise UsageError(
-            f"{info.artifact} takes {low_w}x{low_h} pixels only, and {protocol.name} scores whole images of any shape; "
+            f"{info.artifact} takes {accepted} pixels only, and {protocol.name} scores whole images of any shape; "
             "choose a crop protocol, or export it with dynamic sides"
         )
     sides = protocol.scales if protocol.crops == "whole" else (protocol.crop,)
     for side in sides:
-        if shapes.refuses(side, side):
+        if range_for(shapes, side, side) is None:
             raise UsageError(
-                f"{info.artifact} takes {low_w}x{low_h} to {high_w}x{high_h} pixels, and {protocol.name} needs {side}; "
-                "choose another size, or export it with a dynamic one"
+                f"{info.artifact} takes {accepted} pixels, and {protocol.name} needs {side}; "
+                "choose another size, or export it for this one"
             )
 
 
@@ -164,7 +165,16 @@ class _Bench:
             yield from self._run(due[2], entries)
 
     def _run(self, runs: Runs, entries: list[tuple[_Pending, Tensor]]) -> Iterator[Scored]:
-        limit = self.backend.shapes.max[0]
+        height, width = entries[0][1].shape[:2]
+        shapes = self.backend.shapes
+        profile = range_for(shapes, height, width)
+        if profile is None:
+            raise BackendError(
+                f"{self.backend.info.artifact}: a view of {width}x{height} pixels is outside of what it accepts "
+                f"({', '.join(shape.describe() for shape in shapes)}); build it with a larger --max-aspect, or leave "
+                "out the image"
+            )
+        limit = shapes[profile].max[0]
         for at in range(0, len(entries), limit):
             batch = entries[at : at + limit]
             for protocol, probs_BK in self._shares(runs, torch.stack([tile_HWC for _, tile_HWC in batch])):

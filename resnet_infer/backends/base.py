@@ -5,18 +5,19 @@ Shapes: B tiles, C is 3, H and W pixels, K classes, h and w positions of the sco
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from pathlib import Path
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from resnet_infer.precisions import Precision
 from resnet_infer.preprocessing import Preprocessing
+from resnet_infer.shapes import ShapeRange
 from resnet_infer.specs import Head
 
-Shape = tuple[int, int, int]
-"""(batch, height, width)."""
-
-ANY = 2**31 - 1
+Provider = Literal["cpu", "cuda", "tensorrt"]
+"""Execution providers of ONNX Runtime."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,11 +25,11 @@ class BackendInfo:
     """What runs: never what was wished for."""
 
     name: str
-    """torch or onnxruntime."""
+    """torch, onnxruntime or tensorrt."""
     device: str
     """cpu, or cuda:0 and so on, as torch spells it."""
-    precision: str
-    """fp32, bf16 or fp16: the type that weights and activations really have."""
+    precision: Precision
+    """The type its layers really compute in, read off the tensors, the graph or the engine."""
     heads: tuple[Head, ...]
     """The heads that `run` can end in."""
     artifact: str
@@ -37,24 +38,30 @@ class BackendInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShapeRange:
-    """The input shapes a backend accepts, and the one it likes best."""
+class RunOptions:
+    """How an exported file is to be run; each option says whom it concerns, and is an error elsewhere."""
 
-    min: Shape
-    opt: Shape
-    max: Shape
-
-    def refuses(self, height: int, width: int) -> bool:
-        """Whether tiles of this size in pixels cannot be run."""
-        (_, low_h, low_w), (_, high_h, high_w) = self.min, self.max
-        return not (low_h <= height <= high_h and low_w <= width <= high_w)
+    provider: Provider | None = None
+    """ONNX Runtime: which execution provider; None is cuda on a CUDA device, else cpu."""
+    prefer_nhwc: bool = False
+    """ONNX Runtime on CUDA: convolutions with channels innermost, as tensor cores read them."""
+    cuda_graph: bool = False
+    """Engines, and ONNX Runtime on a GPU: record the launches of every input shape once and
+    replay them. For small batches, which are bound by launches."""
+    tf32: bool = False
+    """ONNX Runtime on a GPU: let fp32 products round their inputs to TF32."""
+    cache: Path | None = None
+    """ONNX Runtime on TensorRT: folder of built engines and timings; by default in this package's cache folder."""
+    profiles: tuple[ShapeRange, ...] = ()
+    """ONNX Runtime on TensorRT: shapes to build engines for; by default those that the file's head is for."""
 
 
 class Backend(Protocol):
     """Runs the network on batches of tiles."""
 
     info: BackendInfo
-    shapes: ShapeRange
+    shapes: tuple[ShapeRange, ...]
+    """What it accepts: one range, or an engine's profiles."""
 
     def run(self, x_BCHW: Tensor, head: Head) -> Tensor:
         """uint8 RGB tiles to logits, float32, of shape (B, K, h, w), on the backend's device.

@@ -1,14 +1,20 @@
 """A model by the name a user gives it - a checkpoint's key or a file - ready to run, with its manifest."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
-from resnet_infer.backends.base import Backend
+from resnet_infer.backends.base import Backend, RunOptions
 from resnet_infer.errors import ArtifactError, UsageError
 from resnet_infer.manifest import Manifest
 from resnet_infer.model.checkpoints import Overrides, load_checkpoint
+from resnet_infer.precisions import Precision, check_claim
+from resnet_infer.protocols import protocol_of_head
+from resnet_infer.shapes import BatchRange, profiles_for
 
-BACKENDS = ("torch", "onnxruntime")
+BACKENDS = ("torch", "onnxruntime", "tensorrt")
+SUFFIXES = {".onnx": "onnxruntime", ".engine": "tensorrt", ".plan": "tensorrt"}
+"""Exported files and the backend that runs them (.plan is Triton's name); all else is a checkpoint, for torch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,40 +33,83 @@ def open_model(
     device: str = "auto",
     precision: str | None = None,
     overrides: Overrides | None = None,
+    options: RunOptions | None = None,
 ) -> Model:
-    """Open a checkpoint (runs on torch) or an .onnx file (runs on onnxruntime).
+    """Open a checkpoint (runs on torch), an .onnx file (onnxruntime) or an .engine file (tensorrt).
 
     `backend` and `precision` of None take what the model is made for; fp32 for a checkpoint. What is asked for is
-    what runs, or an error: UsageError, UnknownNameError, CheckpointError, ArtifactError, DownloadError, BackendError.
+    what runs, or an error: UsageError, UnknownNameError, CheckpointError, ArtifactError, DownloadError, BackendError;
+    GateError for a file that is not of the precision it claims.
     """
-    overrides = overrides or Overrides()
+    overrides, options = overrides or Overrides(), options or RunOptions()
     if backend not in (None, *BACKENDS):
         raise UsageError(f"backend '{backend}' is not one of {', '.join(BACKENDS)}")
-    if model.lower().endswith(".onnx"):
-        if backend == "torch":
-            raise UsageError(f"{model}: an ONNX file runs on onnxruntime; for torch give the checkpoint it came from")
-        return _open_onnx(Path(model), device, precision, overrides)
-    if backend == "onnxruntime":
-        raise UsageError(
-            f"{model}: onnxruntime runs .onnx files; make one with `resnet-infer export {model} --to onnx -o FILE`"
-        )
+    if precision not in (None, *get_args(Precision)):
+        raise UsageError(f"precision '{precision}' is not one of {', '.join(get_args(Precision))}")
+    own = SUFFIXES.get(Path(model).suffix.lower(), "torch")
+    if backend not in (None, own):
+        raise UsageError(_wrong_backend(model, own, str(backend)))
+    if own == "onnxruntime":
+        return _open_onnx(Path(model), device, precision, overrides, options)
+    if own == "tensorrt":
+        return _open_engine(Path(model), device, precision, overrides, options)
+    if options != RunOptions():
+        raise UsageError(f"{model}: --provider, --prefer-nhwc and --cuda-graph are for exported files, not for torch")
     from resnet_infer.backends.pytorch import TorchBackend
 
     checkpoint = load_checkpoint(model, overrides)
-    running = TorchBackend(checkpoint, device, precision or "fp32")
+    running = TorchBackend(checkpoint, device, precision or "fp32")  # type: ignore[arg-type]  # checked above
     return Model(name=checkpoint.name, manifest=checkpoint.manifest, backend=running)
 
 
-def _open_onnx(path: Path, device: str, precision: str | None, overrides: Overrides) -> Model:
+def _wrong_backend(model: str, own: str, asked: str) -> str:
+    if own == "torch":
+        to, kind = ("tensorrt", ".engine") if asked == "tensorrt" else ("onnx", ".onnx")
+        return f"{model}: {asked} runs {kind} files; make one with `resnet-infer export {model} --to {to} -o FILE`"
+    other = "for torch give the checkpoint it came from" if asked == "torch" else f"{asked} takes another kind of file"
+    return f"{model}: runs on {own}; {other}"
+
+
+def _open_onnx(path: Path, device: str, precision: str | None, overrides: Overrides, options: RunOptions) -> Model:
     from resnet_infer.backends.onnx_file import load_graph, manifest_of
+    from resnet_infer.backends.onnx_layers import file_precision, read_layers
     from resnet_infer.backends.ort import OrtBackend
 
-    manifest = manifest_of(load_graph(path), path, overrides)
-    running = OrtBackend(path, manifest, device)
-    if precision and precision != running.info.precision:
-        running.close()
+    proto = load_graph(path)
+    manifest, layers = manifest_of(proto, path, overrides), read_layers(proto)
+    if manifest.head:
+        check_claim(manifest.precision, layers, manifest.quantization.get("kept_float", ()), str(path))
+    else:  # from elsewhere: it claims nothing
+        manifest = replace(manifest, precision=file_precision(layers))
+    if precision == "tf32" and manifest.precision == "fp32":
+        options = replace(options, tf32=True)
+    elif precision and precision != manifest.precision:
         raise ArtifactError(
-            f"{path}: is {running.info.precision}, not {precision}; precision is in the file: "
+            f"{path}: is {manifest.precision}, not {precision}; precision is in the file: "
             f"export with --precision {precision}"
         )
-    return Model(name=path.name, manifest=manifest, backend=running)
+    if options.provider == "tensorrt" and not options.profiles:
+        use = protocol_of_head(manifest.head or "pooled", manifest.spec, manifest.preprocessing)
+        options = replace(options, profiles=profiles_for(use, manifest.spec, BatchRange()))
+    return Model(name=path.name, manifest=manifest, backend=OrtBackend(path, manifest, device, options))
+
+
+def _open_engine(path: Path, device: str, precision: str | None, overrides: Overrides, options: RunOptions) -> Model:
+    from resnet_infer.backends.engine_file import read_engine
+    from resnet_infer.backends.trt import TensorRTBackend
+
+    record, plan = read_engine(path)
+    if overrides.arch and overrides.arch != record.manifest.spec.name:
+        raise UsageError(f"{path}: its manifest says {record.manifest.spec.name}; --arch cannot change it")
+    if precision and precision != record.manifest.precision:
+        raise ArtifactError(
+            f"{path}: is {record.manifest.precision}, not {precision}; precision is in the file: "
+            f"export with --precision {precision}"
+        )
+    if options != RunOptions(cuda_graph=options.cuda_graph):
+        raise UsageError(f"{path}: --provider and --prefer-nhwc are for onnxruntime; an engine takes --cuda-graph only")
+    manifest = overrides.applied_to(record.manifest, str(path))
+    backend = TensorRTBackend(
+        path.name, replace(record, manifest=manifest), plan, device, cuda_graph=options.cuda_graph
+    )
+    return Model(name=path.name, manifest=manifest, backend=backend)

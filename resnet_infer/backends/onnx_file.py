@@ -1,6 +1,5 @@
 """The manifest of an ONNX file: its own, or, for a file from elsewhere, the one the user's flags make."""
 
-import math
 from pathlib import Path
 
 import onnx
@@ -66,17 +65,3 @@ def input_shape(proto: onnx.ModelProto) -> str:
     """The shape of the graph's input, a number where it is fixed, as `batch x 3 x height x width`."""
     dims = proto.graph.input[0].type.tensor_type.shape.dim
     return " x ".join(str(dim.dim_value) if dim.HasField("dim_value") else dim.dim_param or "?" for dim in dims)
-
-
-def layer_types(proto: onnx.ModelProto) -> list[tuple[str, str, int, int]]:
-    """What the weights of each kind of layer really are: (operator, weight type, layers, parameters)."""
-    weights = {tensor.name: tensor for tensor in proto.graph.initializer}
-    counted: dict[tuple[str, str], list[int]] = {}
-    for node in proto.graph.node:
-        own = [weights[name] for name in node.input if name in weights and len(weights[name].dims) > 1]
-        if own:
-            kind = onnx.TensorProto.DataType.Name(own[0].data_type).lower()
-            totals = counted.setdefault((node.op_type, kind), [0, 0])
-            totals[0] += 1
-            totals[1] += sum(math.prod(tensor.dims) for tensor in own)
-    return [(operator, kind, layers, parameters) for (operator, kind), (layers, parameters) in counted.items()]

@@ -1,62 +1,43 @@
-"""ONNX Runtime on CPU or CUDA; on CUDA, tensors stay on the device (I/O binding)."""
+"""ONNX Runtime on CPU, CUDA or TensorRT; on a GPU, tensors stay there (I/O binding)."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime as ort
 import torch
 import torch.nn.functional as F
+from onnx import TensorProto
 from torch import Tensor
 
-from resnet_infer.backends.base import ANY, BackendInfo, Normalize, ShapeRange
-from resnet_infer.backends.pytorch import torch_device
+from resnet_infer.backends.base import BackendInfo, Normalize, RunOptions
+from resnet_infer.backends.ort_session import first_line, open_session
+from resnet_infer.backends.pytorch import check_tf32, torch_device
 from resnet_infer.errors import ArtifactError, BackendError, OutOfMemory
 from resnet_infer.manifest import Manifest
+from resnet_infer.shapes import ANY, ShapeRange
 from resnet_infer.specs import Head
 
-TYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16}
-NUMPY_TYPES = {torch.float32: np.float32, torch.float16: np.float16}
-PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16"}
-
-
-def open_session(path: Path, device: str = "auto") -> ort.InferenceSession:
-    """An ONNX Runtime session on exactly this device.
-
-    Raises ArtifactError if the file is no ONNX model, BackendError if the provider does not run here: ONNX Runtime
-    itself would go on, silently, on the CPU.
-    """
-    target = torch_device(device)
-    provider = "CUDAExecutionProvider" if target.type == "cuda" else "CPUExecutionProvider"
-    if provider not in ort.get_available_providers():
-        raise BackendError(
-            f"{provider} asked for, but this onnxruntime {ort.__version__} offers only "
-            f"{', '.join(ort.get_available_providers())}; install onnxruntime-gpu, or use --device cpu"
-        )
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # failures are raised below, in our words
-    # Its threads would spin between calls and take the cores from decoding and from torch's own threads.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    cuda = {"device_id": target.index or 0, "use_tf32": 0, "cudnn_conv_algo_search": "HEURISTIC"}
-    try:
-        session = ort.InferenceSession(path, options, providers=[(provider, cuda if target.type == "cuda" else {})])
-    except Exception as error:  # onnxruntime raises its own kinds, which it does not export
-        raise ArtifactError(f"{path}: onnxruntime cannot load it ({_first_line(error)}); export it anew") from error
-    if session.get_providers()[0] != provider:
-        raise BackendError(
-            f"{provider} asked for, but onnxruntime fell back to {session.get_providers()[0]}: its CUDA or cuDNN "
-            "libraries were not found. Match onnxruntime-gpu to the installed CUDA, or use --device cpu"
-        )
-    return session
+TYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(uint8)": torch.uint8}
+ELEMENTS = {torch.float32: TensorProto.FLOAT, torch.float16: TensorProto.FLOAT16, torch.uint8: TensorProto.UINT8}
+MAX_GRAPHS = 16
+"""Input shapes whose launches are recorded; each holds memory of its own."""
 
 
 class OrtBackend:
     """An ONNX file on one device; serves the head it was exported with."""
 
-    def __init__(self, path: Path, manifest: Manifest, device: str = "auto") -> None:
+    def __init__(self, path: Path, manifest: Manifest, device: str = "auto", options: RunOptions | None = None) -> None:
         """Raises what `open_session` does, and ArtifactError if the graph does not fit its manifest."""
-        self._session = open_session(path, device)
+        options = options or RunOptions()
+        if device == "auto" and options.provider:
+            device = "cpu" if options.provider == "cpu" else "cuda"
         self.device = torch_device(device)
+        if options.tf32:
+            check_tf32(self.device)
+        self._session = open_session(
+            path, self.device, options, manifest.precision, channels_last=manifest.input == "uint8-nhwc"
+        )
         (image,), (scores, *_) = self._session.get_inputs(), self._session.get_outputs()
         self._input, self._output = image.name, scores.name
         if image.type not in TYPES or len(image.shape) != 4 or len(scores.shape) not in (2, 4):
@@ -65,6 +46,11 @@ class OrtBackend:
                 "(batch, 3, height, width) and gives logits (batch, classes) or a map of them"
             )
         self.dtype, self.output_dtype = TYPES[image.type], TYPES.get(scores.type, torch.float32)
+        self._layout = manifest.input
+        if (self.dtype == torch.uint8) != (manifest.input != "normalized"):
+            raise ArtifactError(
+                f"{path}: takes {image.type}, but its manifest says that its input is {manifest.input}; export it anew"
+            )
         self._spec = manifest.spec
         self.fixed_batch = image.shape[0] if isinstance(image.shape[0], int) else 0
         head: Head = "pooled" if len(scores.shape) == 2 else "dense"
@@ -73,44 +59,44 @@ class OrtBackend:
             raise ArtifactError(
                 f"{path}: the graph has {classes} classes, but its manifest or --arch says {manifest.spec.classes}"
             )
-        sides = [(side, side) if isinstance(side, int) else (1, ANY) for side in image.shape[2:]]
-        (low_h, high_h), (low_w, high_w) = sides
+        sides = image.shape[1:3] if manifest.input == "uint8-nhwc" else image.shape[2:]
+        (low_h, high_h), (low_w, high_w) = [(side, side) if isinstance(side, int) else (1, ANY) for side in sides]
         crop = manifest.preprocessing.crop
-        self.shapes = ShapeRange(
+        shape = ShapeRange(
             min=(1, low_h, low_w),
             opt=(self.fixed_batch or 1, min(max(crop, low_h), high_h), min(max(crop, low_w), high_w)),
             max=(self.fixed_batch or ANY, high_h, high_w),
         )
+        self.shapes: tuple[ShapeRange, ...] = (shape,)
         self.info = BackendInfo(
             name="onnxruntime",
             device=str(self.device),
-            precision=manifest.precision if manifest.head else PRECISIONS[self.dtype],
+            precision="tf32" if options.tf32 else manifest.precision,
             heads=(head,),
             artifact=path.name,
             versions={"onnxruntime": ort.__version__, "provider": self._session.get_providers()[0]},
         )
         self._normalize = Normalize(manifest.preprocessing, self.device)
+        self._graphs: dict[tuple[int, ...], _Recorded] | None = {} if options.cuda_graph else None
 
     @torch.inference_mode()
     def run(self, x_BCHW: Tensor, head: Head) -> Tensor:
         """See Backend.run. A dense graph serves the pooled head where its map is one window, which is the same."""
-        batch = len(x_BCHW)
+        batch, _, height, width = x_BCHW.shape
         if batch < self.fixed_batch:
             x_BCHW = F.pad(x_BCHW, (0, 0, 0, 0, 0, 0, 0, self.fixed_batch - batch))
-        x_BCHW = self._normalize(x_BCHW.to(self.device)).to(self.dtype).contiguous()
+        shape = self._output_shape(len(x_BCHW), height, width)
         try:
-            scores = torch.empty(self._output_shape(x_BCHW), dtype=self.output_dtype, device=self.device)
-            self._run_bound(x_BCHW, scores)
+            scores = self._run(self._as_input(x_BCHW.to(self.device)), shape)
         except Exception as error:  # onnxruntime raises its own kinds, which it does not export
             if "allocat" in str(error) and "memory" in str(error).lower():
-                raise OutOfMemory(f"a batch of {tuple(x_BCHW.shape)} does not fit ({_first_line(error)})") from error
+                raise OutOfMemory(f"a batch of {tuple(x_BCHW.shape)} does not fit ({first_line(error)})") from error
             raise BackendError(
-                f"{self.info.artifact}: onnxruntime failed at {tuple(x_BCHW.shape)}: {_first_line(error)}"
+                f"{self.info.artifact}: onnxruntime failed at {tuple(x_BCHW.shape)}: {first_line(error)}"
             ) from error
         scores = scores[:batch].float()
         scores_BKhw = scores if scores.ndim == 4 else scores[:, :, None, None]
         if head == "pooled" and scores_BKhw.shape[2:] != (1, 1):
-            height, width = x_BCHW.shape[2:]
             raise BackendError(
                 f"{self.info.artifact} has the dense head, which at {width}x{height} gives a map of "
                 f"{scores_BKhw.shape[3]}x{scores_BKhw.shape[2]}; export with --head pooled for this protocol"
@@ -119,28 +105,67 @@ class OrtBackend:
 
     def close(self) -> None:
         """See Backend.close."""
+        self._graphs = None
         del self._session
 
-    def _output_shape(self, x_BCHW: Tensor) -> tuple[int, ...]:
-        batch, _, height, width = x_BCHW.shape
+    def _as_input(self, x_BCHW: Tensor) -> Tensor:
+        """The batch as the graph takes it: normalised, or as it is in the graph's layout."""
+        if self._layout == "uint8-nhwc":
+            return x_BCHW.permute(0, 2, 3, 1).contiguous()
+        if self._layout == "uint8-nchw":
+            return x_BCHW.contiguous()
+        return self._normalize(x_BCHW).to(self.dtype).contiguous()
+
+    def _output_shape(self, batch: int, height: int, width: int) -> tuple[int, ...]:
         if self.info.heads == ("pooled",):
             return batch, self._spec.classes
         map_size, window = self._spec.map_size, self._spec.window
         return batch, self._spec.classes, map_size(height) - window + 1, map_size(width) - window + 1
 
-    def _run_bound(self, x_BCHW: Tensor, scores: Tensor) -> None:
+    def _run(self, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+        if self._graphs is None:
+            scores = torch.empty(shape, dtype=self.output_dtype, device=self.device)
+            self._run_bound(self._bind(x, scores), None)
+            return scores
+        key = tuple(x.shape)
+        if key not in self._graphs and len(self._graphs) < MAX_GRAPHS:
+            scores = torch.empty(shape, dtype=self.output_dtype, device=self.device)
+            still = x.clone()
+            self._graphs[key] = _Recorded(still, scores, self._bind(still, scores), str(len(self._graphs) + 1))
+        if recorded := self._graphs.get(key):
+            recorded.x.copy_(x)
+            self._run_bound(recorded.binding, recorded.name)
+            return recorded.scores.clone()
+        scores = torch.empty(shape, dtype=self.output_dtype, device=self.device)
+        self._run_bound(self._bind(x, scores), "-1")  # not recorded
+        return scores
+
+    def _bind(self, x: Tensor, scores: Tensor) -> Any:
         binding: Any = self._session.io_binding()
         for bind, name, tensor in (
-            (binding.bind_input, self._input, x_BCHW),
+            (binding.bind_input, self._input, x),
             (binding.bind_output, self._output, scores),
         ):
             kind, index = tensor.device.type, tensor.device.index or 0
-            bind(name, kind, index, NUMPY_TYPES[tensor.dtype], tuple(tensor.shape), tensor.data_ptr())
-        if x_BCHW.is_cuda:
+            bind(name, kind, index, ELEMENTS[tensor.dtype], tuple(tensor.shape), tensor.data_ptr())
+        return binding
+
+    def _run_bound(self, binding: Any, graph: str | None) -> None:
+        settings = None
+        if graph:
+            settings = ort.RunOptions()
+            settings.add_run_config_entry("gpu_graph_id", graph)
+        if self.device.type == "cuda":
             torch.cuda.current_stream(self.device).synchronize()  # onnxruntime works on a stream of its own
-        self._session.run_with_iobinding(binding)
+        self._session.run_with_iobinding(binding, settings)
         binding.synchronize_outputs()
 
 
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+@dataclass(frozen=True, slots=True)
+class _Recorded:
+    """The buffers of one input shape, whose addresses a CUDA graph keeps, and the graph's name."""
+
+    x: Tensor
+    scores: Tensor
+    binding: Any
+    name: str

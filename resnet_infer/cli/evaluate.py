@@ -47,6 +47,9 @@ def evaluate(
     backend: options.Backend = None,
     device: options.Device = "auto",
     precision: options.Precision = None,
+    provider: options.ProviderName = None,
+    prefer_nhwc: options.PreferNhwc = False,
+    cuda_graph: options.CudaGraph = False,
     batch_size: options.BatchSize = None,
     workers: options.Workers = None,
     verbose: options.Verbose = False,
@@ -67,6 +70,7 @@ def evaluate(
         device=device,
         precision=precision,
         overrides=options.overrides(arch, mean, std, labels),
+        options=options.run_options(provider, prefer_nhwc, cuda_graph),
     )
     flags = (("single-crop", single_crop), ("ten-crop", ten_crop), ("multiscale", multiscale))
     names = [*(protocol or []), *(name for name, given in flags if given)] or ["single-crop"]

@@ -1,19 +1,24 @@
 """`resnet-infer info`: what an artifact is."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from resnet_infer.cli import options
+from resnet_infer.precisions import Layer, check_claim, summary
 from resnet_infer.report import rows
 
 if TYPE_CHECKING:
     from resnet_infer.manifest import Manifest
+    from resnet_infer.model.checkpoints import Overrides
 
 
 def info(
-    artifact: Annotated[str, typer.Argument(metavar="ARTIFACT", help="A checkpoint's key or file, or an .onnx file.")],
+    artifact: Annotated[
+        str, typer.Argument(metavar="ARTIFACT", help="A checkpoint's key or file, an .onnx or an .engine.")
+    ],
     format_name: Annotated[str, typer.Option("--format", help="table or json.", metavar="F")] = "table",
     arch: options.Arch = None,
     mean: options.Mean = None,
@@ -23,38 +28,50 @@ def info(
 ) -> None:
     """Show an artifact's architecture, preprocessing, classes, origin, shapes and the types of its layers."""
     form = rows.check_format(format_name)
-    given = options.overrides(arch, mean, std, labels)
-    layers: list[tuple[str, str, int, int]]
-    if artifact.lower().endswith(".onnx"):
-        from resnet_infer.backends.onnx_file import input_shape, layer_types, load_graph, manifest_of
-
-        proto = load_graph(Path(artifact))
-        manifest = manifest_of(proto, Path(artifact), given)
-        layers, shape = layer_types(proto), input_shape(proto)
-    else:
-        from resnet_infer.model.checkpoints import load_checkpoint
-
-        checkpoint = load_checkpoint(artifact, given)
-        manifest = checkpoint.manifest
-        tensors = checkpoint.state_dict.values()
-        layers = [
-            (kind, "float", len(sizes), sum(sizes))
-            for kind, rank in (("Conv", 4), ("Linear", 2))
-            if (sizes := [tensor.numel() for tensor in tensors if tensor.ndim == rank])
-        ]
-        shape = "batch x 3 x height x width"
+    manifest, layers, extra = _read(artifact, options.overrides(arch, mean, std, labels))
+    counted = summary(layers)
     if form == "json":
-        names = ("operator", "weights", "layers", "parameters")
-        described = manifest.to_dict() | {
-            "input": shape,
-            "layers": [dict(zip(names, row, strict=True)) for row in layers],
-        }
-        print(rows.as_json(described))
+        print(rows.as_json(manifest.to_dict() | extra | {"layers": counted}))
     else:
-        print(_table(artifact, manifest, layers, shape))
+        print(_table(artifact, manifest, counted, extra))
+    if manifest.head:  # an exported file claims a precision; everyone should see it proven, or refuted
+        check_claim(manifest.precision, layers, manifest.quantization.get("kept_float", ()), artifact)
 
 
-def _table(artifact: str, manifest: "Manifest", layers: list[tuple[str, str, int, int]], shape: str) -> str:
+def _read(artifact: str, given: "Overrides") -> tuple["Manifest", Sequence[Layer], dict[str, Any]]:
+    """The manifest, the layers, and what is to be said besides: the input, and of an engine what it needs."""
+    path = Path(artifact)
+    if path.suffix.lower() == ".onnx":
+        from resnet_infer.backends.onnx_file import input_shape, load_graph, manifest_of
+        from resnet_infer.backends.onnx_layers import read_layers
+
+        proto = load_graph(path)
+        return manifest_of(proto, path, given), read_layers(proto), {"input": input_shape(proto)}
+    if path.suffix.lower() in (".engine", ".plan"):
+        from resnet_infer.backends.engine_file import read_engine
+        from resnet_infer.backends.tensorrt_api import this_host
+        from resnet_infer.engines import misfits
+
+        record, _ = read_engine(path)
+        needs = {
+            "input": "; ".join(profile.describe() for profile in record.profiles),
+            "engine": f"{record.flavour.replace('_', '-')} {record.version}, "
+            f"compute capability {', '.join(f'{major}.{minor}' for major, minor in record.capabilities)}",
+            "runs here": "; ".join(misfits(record, this_host(record.flavour))) or "yes",
+        }
+        return given.applied_to(record.manifest, artifact), record.layers, needs
+    from resnet_infer.model.checkpoints import load_checkpoint
+
+    checkpoint = load_checkpoint(artifact, given)
+    layers = [
+        Layer(name=name, operator="Conv" if tensor.ndim == 4 else "Linear", type="fp32", parameters=tensor.numel())
+        for name, tensor in checkpoint.state_dict.items()
+        if tensor.ndim in (2, 4)
+    ]
+    return checkpoint.manifest, layers, {"input": "batch x 3 x height x width"}
+
+
+def _table(artifact: str, manifest: "Manifest", layers: list[dict[str, Any]], extra: dict[str, Any]) -> str:
     spec, labels = manifest.spec, manifest.labels
     some = ", ".join(labels.names[:3]) + ", ..." if labels else "not known"
     lines: list[tuple[str, Any]] = [
@@ -66,21 +83,27 @@ def _table(artifact: str, manifest: "Manifest", layers: list[tuple[str, str, int
         ("classes", f"{spec.classes} ({some})"),
         ("head", manifest.head or "pooled and dense"),
         ("precision", manifest.precision),
-        ("input", shape),
+        ("input", extra["input"].replace("; ", "\n")),
         ("preprocessing", "\n".join(manifest.preprocessing.describe().split("; "))),
         ("source", f"{manifest.source} (sha256 {manifest.source_sha256[:16] or 'not known'})"),
     ]
+    lines += [(key, value.replace("; ", "\n")) for key, value in extra.items() if key != "input"]
     if manifest.versions:
         lines.append(("made with", "\n".join(f"{name} {version}" for name, version in manifest.versions.items())))
     if manifest.parity:
         difference = manifest.parity.get("relative_diff", float("nan"))
         lines.append(("parity", f"largest difference {difference:.1e} of the largest logit from PyTorch"))
+    if found := manifest.quantization:
+        lines.append(("ranges", f"{found['method']} of {found['images']} images, arranged for {found['arrangement']}"))
+    if gate := manifest.gate:
+        agree = f"{100 * gate['top1_agreement']:.2f} % of {gate['images']} images agree"
+        lines.append(("gate", f"passed on {gate['data']}: {agree}"))
     width = max(len(name) for name, _ in lines)
-    types = [[operator, kind, str(count), f"{parameters:,}"] for operator, kind, count, parameters in layers]
+    types = [[row["operator"], row["type"], str(row["layers"]), f"{row['parameters']:,}"] for row in layers]
     return "\n".join(
         [
             *(f"{name.ljust(width)}  {value}".replace("\n", "\n" + " " * (width + 2)) for name, value in lines),
             "",
-            rows.as_table(["layer", "weights", "layers", "parameters"], types, right=(2, 3)),
+            rows.as_table(["layer", "computes in", "layers", "parameters"], types, right=(2, 3)),
         ]
     )

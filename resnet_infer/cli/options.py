@@ -11,6 +11,7 @@ from resnet_infer.preprocessing import Triple
 from resnet_infer.protocols import Average, Protocol, protocol_for
 
 if TYPE_CHECKING:
+    from resnet_infer.backends.base import RunOptions
     from resnet_infer.manifest import Manifest
     from resnet_infer.model.checkpoints import Overrides
 
@@ -39,15 +40,26 @@ LabelFile = Annotated[
     Path | None, typer.Option("--labels", help="Class names in order, one a line, or id<TAB>name.", metavar="FILE")
 ]
 Backend = Annotated[
-    str | None, typer.Option(help="torch or onnxruntime; by default the one the model is made for.", metavar="NAME")
+    str | None,
+    typer.Option(help="torch, onnxruntime or tensorrt; by default the one the model is made for.", metavar="NAME"),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", metavar="NAME")]
 Precision = Annotated[
-    str | None, typer.Option(help="fp32, bf16 or fp16 on torch; an ONNX file has its own.", metavar="TYPE")
+    str | None, typer.Option(help="fp32, tf32, bf16 or fp16 on torch; an exported file has its own.", metavar="TYPE")
 ]
 BatchSize = Annotated[
     int | None,
     typer.Option(help="Tiles of the native size in a batch; other sizes as many pixels.", min=1, metavar="N"),
+]
+ProviderName = Annotated[
+    str | None,
+    typer.Option("--provider", help="Of onnxruntime: cpu, cuda or tensorrt; by default as the device.", metavar="NAME"),
+]
+PreferNhwc = Annotated[
+    bool, typer.Option("--prefer-nhwc", help="onnxruntime on cuda: convolutions with channels innermost.")
+]
+CudaGraph = Annotated[
+    bool, typer.Option("--cuda-graph", help="Exported files on a GPU: replay recorded launches; for small batches.")
 ]
 Workers = Annotated[int | None, typer.Option(help="Processes that decode; 0 is none.", min=0, metavar="N")]
 FormatName = Annotated[str, typer.Option("--format", help="table, json, jsonl or csv.", metavar="F")]
@@ -75,6 +87,13 @@ def overrides(arch: str | None, mean: str | None, std: str | None, labels: Path 
         std=_triple("--std", std),
         labels=labels_from_file(labels) if labels else None,
     )
+
+
+def run_options(provider: str | None, prefer_nhwc: bool, cuda_graph: bool) -> "RunOptions":
+    """How an exported file is to be run."""
+    from resnet_infer.backends.base import RunOptions
+
+    return RunOptions(provider=provider, prefer_nhwc=prefer_nhwc, cuda_graph=cuda_graph)  # type: ignore[arg-type]
 
 
 def protocols(
@@ -105,7 +124,7 @@ def protocols(
     ):
         if value not in (None, False) and not concerned:
             raise UsageError(f"{flag} does not concern {', '.join(names)}; leave it out, or choose another protocol")
-    sides = _sides(scales)
+    whole_sides = sides(scales)
     return [
         protocol_for(
             name,
@@ -113,7 +132,7 @@ def protocols(
             manifest.preprocessing,
             resize=resize if name in cropped else None,
             crop=crop if name in cropped else None,
-            scales=sides if name in whole else None,
+            scales=whole_sides if name in whole else None,
             mirror=mirror if name in mirrored else None,
             average=_average(average) if name in whole else None,
         )
@@ -135,7 +154,8 @@ def _triple(flag: str, text: str | None) -> Triple | None:
     return r, g, b
 
 
-def _sides(text: str | None) -> tuple[int, ...] | None:
+def sides(text: str | None) -> tuple[int, ...] | None:
+    """`224,256,384` as numbers; raises UsageError."""
     if text is None:
         return None
     try:

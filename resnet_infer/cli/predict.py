@@ -37,6 +37,9 @@ def predict(
     backend: options.Backend = None,
     device: options.Device = "auto",
     precision: options.Precision = None,
+    provider: options.ProviderName = None,
+    prefer_nhwc: options.PreferNhwc = False,
+    cuda_graph: options.CudaGraph = False,
     batch_size: options.BatchSize = None,
     workers: options.Workers = None,
     verbose: options.Verbose = False,
@@ -55,6 +58,7 @@ def predict(
         device=device,
         precision=precision,
         overrides=options.overrides(arch, mean, std, labels),
+        options=options.run_options(provider, prefer_nhwc, cuda_graph),
     )
     (test,) = options.protocols(
         [protocol], opened.manifest, resize=resize, crop=crop, scales=scales, mirror=mirror, average=average

@@ -1,35 +1,39 @@
-"""A checkpoint to one ONNX file that says what it is and has been compared with PyTorch before anyone sees it.
+"""A checkpoint to one ONNX file that says what it is and has been checked before anyone sees it.
 
-Opset 18, input `input` (batch, 3, height, width), all three dynamic; output `logits`, (batch, classes) for the pooled
-head and a map (batch, classes, h, w) for the dense one. The input is normalised RGB: the manifest in
-`metadata_props` says with which mean and std. Exporter: torch.onnx (dynamo), which folds batch norm into convolutions.
+In this order: the graph is made (graphs.py, quantize.py), its layers are read back and must be of the precision it
+claims, its scores are compared with PyTorch's (parity.py), and, where a gate is asked for, its accuracy is (gate.py).
+The manifest with the outcome of each is in `metadata_props`.
 """
 
-import contextlib
-import io
-import logging
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
+from typing import get_args
 
 import onnx
-import torch
 
 from resnet_infer import __version__
 from resnet_infer import manifest as manifests
+from resnet_infer.backends.load import Model
+from resnet_infer.backends.onnx_layers import read_layers
+from resnet_infer.backends.pytorch import TorchBackend
 from resnet_infer.data.sources import Source
 from resnet_infer.errors import GateError, UsageError
-from resnet_infer.export.parity import compare
+from resnet_infer.export.calibrate import Quantization, quantize
+from resnet_infer.export.gate import Gate, run_gate
+from resnet_infer.export.graphs import float_graph, with_preprocessing
+from resnet_infer.export.parity import checking_backend, compare
 from resnet_infer.manifest import Manifest
 from resnet_infer.model.checkpoints import Checkpoint, replacing
-from resnet_infer.model.heads import with_head
-from resnet_infer.model.resnet import build
+from resnet_infer.precisions import QUANTIZED, Precision, check_claim
+from resnet_infer.preprocessing import InputFormat
 from resnet_infer.specs import Head
 
-OPSET = 18
-PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16}
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "fp8")
 TOOLS = ("torch", "onnx", "onnxscript")
+
+Advance = Callable[[float], None]
 
 
 def export_onnx(
@@ -37,21 +41,24 @@ def export_onnx(
     path: Path,
     *,
     head: Head = "pooled",
-    precision: str = "fp32",
+    precision: Precision = "fp32",
+    input_format: InputFormat = "normalized",
+    quantization: Quantization | None = None,
+    gate: Gate | None = None,
     images: Source | None = None,
+    calibrating: Advance = lambda candidates: None,
+    gating: Advance = lambda images: None,
 ) -> Manifest:
-    """Write `path` and return the manifest inside it, with the outcome of the comparison.
+    """Write `path` and return the manifest inside it.
 
-    fp16 stores half-precision weights and takes and gives half-precision tensors. The comparison runs PyTorch in fp32
-    against ONNX Runtime, both on the CPU, at several shapes and batch sizes, on `images` or on random ones.
+    fp16 takes and gives half-precision tensors, bf16 float32 ones. The comparison runs PyTorch in fp32 against ONNX
+    Runtime, both on the CPU, at several shapes and batch sizes, on `images` or on random ones.
 
-    Raises UsageError for an unknown head or precision, GateError if the file is no valid ONNX model or its scores
-    depart from PyTorch's: then nothing is written, and a file that was at `path` before is still there.
+    Raises UsageError for an unknown head or precision, or int8 and fp8 without `quantization`; GateError if the file is
+    no valid ONNX model, is not of its precision, departs from PyTorch or fails the gate: then nothing is written, and a
+    file that was at `path` before is still there.
     """
-    if precision not in PRECISIONS:
-        raise UsageError(f"precision '{precision}' is not one of {', '.join(PRECISIONS)} for ONNX")
-    if head not in ("pooled", "dense"):
-        raise UsageError(f"head '{head}' is not one of pooled, dense")
+    check_request(head, precision, quantization)
     if path.suffix.lower() != ".onnx":
         raise UsageError(f"{path}: the output's name must end in .onnx")
     manifest = replace(
@@ -59,67 +66,59 @@ def export_onnx(
         source=checkpoint.manifest.source or checkpoint.name,
         head=head,
         precision=precision,
+        input=input_format,
         versions={"resnet-infer": __version__} | {tool: metadata.version(tool) for tool in TOOLS},
     )
-    proto = _graph(checkpoint, head, precision)
+    reference = Model(name=checkpoint.name, manifest=checkpoint.manifest, backend=TorchBackend(checkpoint))
+    if quantization:
+        plain = replace(manifest, input="normalized")
+        graph = float_graph(checkpoint, head, "fp32")
+        proto, record = quantize(graph, plain, reference, quantization, advance=calibrating)
+        manifest = replace(manifest, quantization=record)
+        images = images or quantization.data
+    else:
+        proto = float_graph(checkpoint, head, precision)
+    if input_format != "normalized":
+        with_preprocessing(proto, checkpoint.manifest.preprocessing, input_format)
     with replacing(path) as partial:
         _write(proto, manifest, partial)
         try:
             onnx.checker.check_model(str(partial), full_check=True)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
             raise GateError(f"{path}: not written: onnx.checker refuses the graph ({error})") from error
+        kept = quantization.keep_float if quantization else ()
+        check_claim(precision, read_layers(onnx.load(partial)), kept, f"{path}: not written")
         parity = compare(checkpoint, partial, manifest, images)
         if not parity.passed:
             raise GateError(f"{path}: not written: {parity.describe()}")
         manifest = replace(manifest, parity=parity.to_dict())
+        if gate:
+            with checking_backend(partial, manifest) as backend:
+                candidate = Model(name=path.name, manifest=manifest, backend=backend)
+                manifest = replace(manifest, gate=run_gate(gate, reference, candidate, path, advance=gating))
         _write(proto, manifest, partial)
     return manifest
 
 
-def _graph(checkpoint: Checkpoint, head: Head, precision: str) -> onnx.ModelProto:
-    spec = checkpoint.manifest.spec
-    net = with_head(build(spec, dict(checkpoint.state_dict)), head).to(PRECISIONS[precision]).eval()
-    side = spec.native_size
-    x_BCHW = torch.zeros(2, 3, side, side + 2, dtype=PRECISIONS[precision])  # no two equal: none is taken for constant
-    with _silence():
-        program = torch.onnx.export(
-            net,
-            (x_BCHW,),
-            input_names=["input"],
-            output_names=["logits"],
-            dynamic_shapes=({0: "batch", 2: "height", 3: "width"},),
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
+def check_request(head: str, precision: str, quantization: Quantization | None) -> None:
+    """Raise UsageError for a head or precision that no export has, or a quantised one without calibration data."""
+    if precision == "tf32":
+        raise UsageError(
+            "precision 'tf32' is a way to run an fp32 file, not a type of file: export fp32, and give --precision tf32 "
+            "to eval, predict, or export --to tensorrt"
         )
-    assert program is not None
-    proto: onnx.ModelProto = program.model_proto
-    _strip(proto)
-    proto.graph.name = spec.name
-    return proto
-
-
-def _strip(proto: onnx.ModelProto) -> None:
-    """Remove the exporter's notes: source paths and stack traces of this machine, which no runtime reads."""
-    graph = proto.graph
-    for part in (proto, graph, *graph.node, *graph.value_info, *graph.initializer, *graph.input, *graph.output):
-        del part.metadata_props[:]
-        part.doc_string = ""
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision '{precision}' is not one of {', '.join(PRECISIONS)}")
+    if head not in get_args(Head):
+        raise UsageError(f"head '{head}' is not one of {', '.join(get_args(Head))}")
+    if (precision in QUANTIZED) != (quantization is not None):
+        raise UsageError(
+            f"precision {precision} needs images to calibrate on: give --calibration-data DATA"
+            if quantization is None
+            else f"--calibration-data is for {' and '.join(QUANTIZED)}, not for {precision}"
+        )
 
 
 def _write(proto: onnx.ModelProto, manifest: Manifest, path: Path) -> None:
     onnx.helper.set_model_props(proto, {manifests.KEY: manifest.to_json()})
     onnx.save(proto, path)
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keep the exporter's progress lines off stdout, which is for results."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(level)

@@ -44,6 +44,10 @@ class Overrides:
         classes = manifest.spec.classes
         if self.labels and len(self.labels.names) != classes:
             raise UsageError(f"--labels has {len(self.labels.names)} names, but {where} has {classes} classes")
+        if manifest.input != "normalized" and (self.mean or self.std):
+            raise UsageError(
+                f"{where}: normalises inside its graph, where --mean and --std cannot reach; export it anew"
+            )
         preprocessing = replace(
             manifest.preprocessing,
             mean=self.mean or manifest.preprocessing.mean,

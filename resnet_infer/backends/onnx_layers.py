@@ -1,0 +1,94 @@
+"""What each layer of an ONNX graph computes in, read off its initializers and the Q/DQ nodes around it."""
+
+import math
+from collections.abc import Mapping
+
+import onnx
+from onnx import NodeProto, TensorProto
+
+from resnet_infer.precisions import Layer, Precision
+
+NAMES: Mapping[int, str] = {
+    TensorProto.FLOAT: "fp32",
+    TensorProto.FLOAT16: "fp16",
+    TensorProto.BFLOAT16: "bf16",
+    TensorProto.INT8: "int8",
+    TensorProto.UINT8: "int8",
+    TensorProto.FLOAT8E4M3FN: "fp8",
+}
+WEIGHTED = ("Conv", "Gemm", "MatMul")
+VIEWS = ("Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+"""Operators that hand weights on as they are."""
+
+
+def read_layers(proto: onnx.ModelProto) -> tuple[Layer, ...]:
+    """Weighted layers and residual additions in the graph's order.
+
+    A layer counts as quantised only if its weights and its input both come out of a DequantizeLinear, so that a runtime
+    can fuse them; an addition only if each side does, or is a quantised layer's own output.
+    """
+    graph = _Graph(proto)
+    layers: list[Layer] = []
+    made: dict[str, str] = {}  # output of a weighted layer -> its type
+    for node in proto.graph.node:
+        if node.op_type in WEIGHTED and (weights := graph.weights(node.input[1])) is not None:
+            kind, parameters = weights
+            if kind in ("int8", "fp8") and graph.quantized(node.input[0]) != kind:
+                kind = graph.float_type
+            made[node.output[0]] = kind
+            name = node.input[1].removesuffix("_DequantizeLinear_Output").removesuffix(".weight").removeprefix("net.")
+            layers.append(Layer(name=name, operator=node.op_type, type=kind, parameters=parameters))
+        elif node.op_type == "Add" and not any(name in graph.initializers for name in node.input):
+            sides = {graph.quantized(name) or made.get(name, graph.float_type) for name in node.input}
+            kind = sides.pop() if len(sides) == 1 else graph.float_type
+            layers.append(Layer(name=node.name or node.output[0], operator="Add", type=kind))
+    return tuple(layers)
+
+
+def file_precision(layers: tuple[Layer, ...]) -> Precision:
+    """The type that most weights of a file are used in: for a file that makes no claim."""
+    kinds: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "fp8")
+    return max(kinds, key=lambda kind: sum(layer.parameters for layer in layers if layer.type == kind))
+
+
+class _Graph:
+    def __init__(self, proto: onnx.ModelProto) -> None:
+        self.initializers = {tensor.name: tensor for tensor in proto.graph.initializer}
+        self.producers = {output: node for node in proto.graph.node for output in node.output}
+        floats = [t.data_type for t in proto.graph.initializer if NAMES.get(t.data_type) in ("fp32", "fp16", "bf16")]
+        self.float_type = NAMES[max(set(floats), key=floats.count)] if floats else "fp32"
+
+    def weights(self, name: str) -> tuple[str, int] | None:
+        """Type and number of the weights behind this name; None if it is no constant."""
+        if name in self.initializers:
+            tensor = self.initializers[name]
+            return NAMES.get(tensor.data_type, "other"), math.prod(tensor.dims)
+        node = self.producers.get(name)
+        if node is None:
+            return None
+        behind = self.weights(node.input[0]) if node.input else None
+        if node.op_type in VIEWS or node.op_type == "DequantizeLinear":
+            return behind
+        if node.op_type == "Cast" and behind:
+            return NAMES.get(_attribute(node, "to"), "other"), behind[1]
+        if node.op_type == "QuantizeLinear" and behind:
+            return self._zero_point_type(node), behind[1]
+        return None
+
+    def quantized(self, name: str) -> str:
+        """int8 or fp8 if this tensor comes out of a DequantizeLinear, maybe through a layout change; else empty."""
+        node = self.producers.get(name)
+        if node is None:
+            return ""
+        if node.op_type == "DequantizeLinear":
+            return self._zero_point_type(node)
+        return self.quantized(node.input[0]) if node.op_type in VIEWS else ""
+
+    def _zero_point_type(self, node: NodeProto) -> str:
+        if len(node.input) < 3 or node.input[2] not in self.initializers:
+            return "int8"
+        return NAMES.get(self.initializers[node.input[2]].data_type, "other")
+
+
+def _attribute(node: NodeProto, name: str) -> int:
+    return next(int(attribute.i) for attribute in node.attribute if attribute.name == name)

@@ -1,0 +1,261 @@
+"""What `export` does once its flags are known: the graph, the engine, the repository, and what is said of each."""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from resnet_infer.backends.load import Model, open_model
+from resnet_infer.backends.onnx_file import load_graph
+from resnet_infer.backends.onnx_layers import read_layers
+from resnet_infer.backends.pytorch import TorchBackend
+from resnet_infer.backends.tensorrt_api import find_flavour
+from resnet_infer.cli import export_options
+from resnet_infer.cli.export_options import Flags
+from resnet_infer.cli.options import sides
+from resnet_infer.data.sources import open_source
+from resnet_infer.errors import UsageError
+from resnet_infer.export.calibrate import Quantization, candidates
+from resnet_infer.export.engine_builder import BuildOptions
+from resnet_infer.export.gate import Gate, describe_gate
+from resnet_infer.export.to_onnx import check_request, export_onnx
+from resnet_infer.export.to_tensorrt import Built, build_engine, check_gate_runs
+from resnet_infer.export.to_triton import export_triton
+from resnet_infer.manifest import Manifest
+from resnet_infer.model.checkpoints import Checkpoint, Overrides, is_checkpoint_file, load_checkpoint
+from resnet_infer.precisions import Layer, float_layers, summary
+from resnet_infer.protocols import protocol_for, protocol_of_head
+from resnet_infer.report.console import progress, working
+from resnet_infer.report.rows import as_table
+from resnet_infer.shapes import profiles_for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """An export as the command line was given it."""
+
+    model: str
+    to: str
+    overrides: Overrides
+    given: Flags
+
+    @property
+    def exported(self) -> bool:
+        """Whether the model is an exported file rather than a checkpoint."""
+        return Path(self.model).suffix.lower() in (".onnx", ".engine", ".plan")
+
+
+def run(request: Request, output: Path) -> Iterator[str]:
+    """Do it, yielding what to print as it is known."""
+    if request.to == "onnx":
+        yield from describe(make_onnx(request, output), output)
+        return
+    with tempfile.TemporaryDirectory(prefix="resnet-infer-export-") as folder:
+        if request.exported:
+            artifact = Path(request.model)
+        else:
+            name = Path(request.model).stem if is_checkpoint_file(request.model) else request.model
+            artifact = Path(folder) / f"{name}.onnx"
+        if request.to == "tensorrt":
+            yield from _to_tensorrt(request, artifact, output)
+            return
+        if not request.exported:
+            yield from checks(make_onnx(request, artifact, output / (request.given.name or artifact.stem)))
+        batch = export_options.batch_range(request.given.batch_range)
+        made = export_triton(artifact, output, request.given.name, batch)
+        yield f"{made}: {', '.join(sorted(path.name for path in made.rglob('*') if path.is_file()))}"
+        yield f"serve it: tritonserver --model-repository={output.resolve()}"
+
+
+def make_onnx(request: Request, path: Path, target: Path | None = None) -> Manifest:
+    """Write the ONNX file that the flags ask for, as such or on its way to `target`."""
+    given, checkpoint = request.given, load_checkpoint(request.model, request.overrides)
+    precision, head = given.precision or "fp32", given.head or "pooled"
+    arrangement = given.arrangement or ("tensorrt" if request.to == "tensorrt" else "onnxruntime")
+    quantization = _quantization(given, precision, arrangement)
+    check_request(head, precision, quantization)
+    gate = None if request.to == "tensorrt" else _gate(given, checkpoint.manifest, head, target)
+    tries = candidates(quantization) if quantization else 0
+    judged = 2 * len(gate.data.samples) if gate else 0
+    with (
+        working(f"exporting {request.model}"),
+        progress("calibrating", tries, "candidates") as calibrating,
+        progress("gate", judged, "images") as gating,
+    ):
+        return export_onnx(
+            checkpoint,
+            path,
+            head=head,  # type: ignore[arg-type]  # check_request checked both
+            precision=precision,  # type: ignore[arg-type]
+            input_format=_input_format(given),
+            quantization=quantization,
+            gate=gate,
+            images=open_source(given.images) if given.images else None,
+            calibrating=calibrating,
+            gating=gating,
+        )
+
+
+def _to_tensorrt(request: Request, onnx_path: Path, path: Path) -> Iterator[str]:
+    given = request.given
+    wanted = given.flavour
+    if wanted not in (None, "tensorrt", "tensorrt-rtx"):
+        raise UsageError(f"--flavour '{wanted}' is not one of tensorrt, tensorrt-rtx")
+    flavour = find_flavour(wanted.replace("-", "_") if wanted else None)  # type: ignore[arg-type]  # checked above
+    tf32 = given.precision == "tf32"
+    if given.gate_data:
+        check_gate_runs(flavour)
+    if not request.exported:
+        plain = replace(request, given=replace(given, precision=None if tf32 else given.precision))
+        made = make_onnx(plain, onnx_path)
+        if made.quantization:
+            yield search_table(made.quantization) + "\n"
+    manifest, reference = _reference(request, onnx_path)
+    head = manifest.head or "pooled"
+    profiles = profiles_for(
+        protocol_of_head(head, manifest.spec, manifest.preprocessing, sides(given.scales)),
+        manifest.spec,
+        export_options.batch_range(given.batch_range),
+        given.max_aspect or 2.0,
+    )
+    build = BuildOptions(
+        flavour=flavour,
+        profiles=profiles,
+        optimization_level=3 if given.optimization_level is None else given.optimization_level,
+        workspace_mib=given.workspace,
+        tf32=tf32,
+        version_compatible=given.version_compatible,
+        hardware_compatibility=given.hardware_compatibility or "none",
+        capabilities=tuple(export_options.capability(text) for text in given.compute_capability or ()),
+        use_cache=not given.no_cache,
+    )
+    gate = _gate(given, manifest, head)
+    with progress("building", None, "steps") as advance:
+        built = build_engine(
+            onnx_path, path, build, gate=gate, reference=reference, progress=lambda phase, step, steps: advance(1)
+        )
+    yield from describe_engine(built, path)
+
+
+def _reference(request: Request, onnx_path: Path) -> tuple[Manifest, Model | None]:
+    """The graph's manifest, and, where there is a gate, the model that the engine is compared with."""
+    if request.exported:
+        opened = open_model(str(onnx_path), device="cpu")
+        return opened.manifest, opened if request.given.gate_data else None
+    checkpoint: Checkpoint = load_checkpoint(request.model, request.overrides)
+    from resnet_infer.backends.onnx_file import stored_manifest
+
+    manifest = stored_manifest(load_graph(onnx_path), str(onnx_path))
+    assert manifest is not None
+    if not request.given.gate_data:
+        return manifest, None
+    return manifest, Model(name=checkpoint.name, manifest=checkpoint.manifest, backend=TorchBackend(checkpoint))
+
+
+def _quantization(given: Flags, precision: str, arrangement: str) -> Quantization | None:
+    if given.calibration_data is None:
+        return None
+    if arrangement not in ("onnxruntime", "tensorrt"):
+        raise UsageError(f"--arrangement '{arrangement}' is not one of onnxruntime, tensorrt")
+    method = given.calibration_method
+    return Quantization(
+        data=open_source(given.calibration_data),
+        images=given.calibration_images or 500,
+        method=None if method in (None, "search") else method,  # type: ignore[arg-type]  # Quantization checks it
+        keep_float=float_layers(given.keep_float or "classifier"),
+        arrangement="tensorrt" if precision == "fp8" else arrangement,  # type: ignore[arg-type]  # checked above
+        reduce_range=given.reduce_range,
+    )
+
+
+def _gate(given: Flags, manifest: Manifest, head: str, target: Path | None = None) -> Gate | None:
+    if given.gate_data is None:
+        return None
+    name = given.gate_protocol
+    if name is None:
+        protocol = protocol_of_head(head, manifest.spec, manifest.preprocessing, sides(given.scales))  # type: ignore[arg-type]
+    else:
+        protocol = protocol_for(name, manifest.spec, manifest.preprocessing)
+    return Gate(
+        data=open_source(given.gate_data),
+        protocol=protocol,
+        max_top1_drop=0.5 if given.max_top1_drop is None else given.max_top1_drop,
+        min_agreement=0.99 if given.min_agreement is None else given.min_agreement,
+        target=target,
+    )
+
+
+def _input_format(given: Flags) -> Any:
+    if not given.preprocess_in_graph:
+        return "normalized"
+    layout = given.input_layout or "nhwc"
+    if layout not in ("nhwc", "nchw"):
+        raise UsageError(f"--input-layout '{layout}' is not one of nhwc, nchw")
+    return f"uint8-{layout}"
+
+
+def search_table(record: Mapping[str, Any]) -> str:
+    """The calibration's search, the kept candidate marked."""
+    lines = []
+    for row in record["table"]:
+        kept = (row["method"], row["images"]) == (record["method"], record["images"])
+        wrong = "" if row["held_out_errors"] is None else str(row["held_out_errors"])
+        lines.append(
+            [
+                row["method"],
+                str(row["images"]),
+                f"{100 * row['agreement']:.2f} %",
+                f"{row['kl_divergence']:.1e}",
+                wrong,
+                "kept" if kept else "",
+            ]
+        )
+    header = ["method", "images", "agrees with fp32", "KL", "errors", ""]
+    fp32 = record["reference_held_out_errors"]
+    head = f"calibration on {record['data']}, judged on {record['held_out']} other images"
+    if fp32 is not None:
+        head += f" (fp32: {fp32} errors)"
+    return f"{head}\n{as_table(header, lines, right=(1, 2, 3, 4))}"
+
+
+def describe(manifest: Manifest, path: Path) -> Iterator[str]:
+    """What a user should know of an ONNX file just written: what it is, and how it was checked."""
+    taken = "" if manifest.input == "normalized" else f", takes {manifest.input}"
+    size = path.stat().st_size / 2**20
+    yield f"{path}: {manifest.spec.name}, {manifest.head} head, {manifest.precision}{taken}, {size:.1f} MiB"
+    yield _layer_line(read_layers(load_graph(path)))
+    yield from checks(manifest)
+
+
+def checks(manifest: Manifest) -> Iterator[str]:
+    """How an ONNX file was checked."""
+    if manifest.quantization:
+        yield "\n" + search_table(manifest.quantization)
+    else:
+        yield (
+            f"checked against PyTorch: largest difference {manifest.parity['relative_diff']:.1e} of the largest logit "
+            f"(tolerance {manifest.parity['tolerance']:g})"
+        )
+    if manifest.gate:
+        yield "\n" + describe_gate(manifest.gate)
+
+
+def describe_engine(built: Built, path: Path) -> Iterator[str]:
+    """What a user should know of an engine: what it is, what it takes, where it runs, whether it was built anew."""
+    record = built.record
+    manifest = record.manifest
+    size = record.size_bytes / 2**20
+    yield f"{path}: {manifest.spec.name}, {manifest.head} head, {manifest.precision}, {size:.1f} MiB"
+    yield _layer_line(record.layers)
+    for number, profile in enumerate(record.profiles):
+        yield f"profile {number}: {profile.describe()}, tuned for {' x '.join(map(str, profile.opt))}"
+    where = ", ".join(f"{major}.{minor}" for major, minor in record.capabilities)
+    yield f"runs on: {record.flavour.replace('_', '-')} {record.version}, compute capability {where}"
+    yield f"engine cache: {'hit' if built.cache_hit else 'miss, built anew'} ({built.key[:16]})"
+    if manifest.gate:
+        yield "\n" + describe_gate(manifest.gate)
+
+
+def _layer_line(layers: Sequence[Layer]) -> str:
+    return "layers: " + ", ".join(f"{row['layers']} {row['operator']} in {row['type']}" for row in summary(layers))

@@ -1,0 +1,195 @@
+"""ONNX graphs of a network: in float, and with what is put around them.
+
+Input `input` (batch, 3, height, width), all three dynamic; output `logits`, (batch, classes) for the pooled head and a
+map (batch, classes, h, w) for the dense one. Exporter: torch.onnx (dynamo), on a network whose batch norms are folded.
+"""
+
+import contextlib
+import copy
+import io
+import logging
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import onnx
+import torch
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from resnet_infer.backends.base import Normalize
+from resnet_infer.model.checkpoints import Checkpoint
+from resnet_infer.model.fold import fold_batch_norm
+from resnet_infer.model.heads import with_head
+from resnet_infer.model.resnet import build
+from resnet_infer.precisions import Precision
+from resnet_infer.preprocessing import InputFormat, Preprocessing
+from resnet_infer.specs import Head
+
+DTYPES: Mapping[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+OPSETS: Mapping[Precision, int] = {"fp32": 18, "fp16": 18, "bf16": 22}
+"""18 is the exporter's own; 22 is the first in which a convolution takes bfloat16."""
+ROUNDING = ("Add", "AveragePool", "Conv", "Gemm", "MatMul", "ReduceMean")
+"""Operators whose result is rounded to the type of the graph; the others hand numbers on."""
+
+
+def float_graph(checkpoint: Checkpoint, head: Head, precision: Precision) -> onnx.ModelProto:
+    """The network with weights and activations in fp32, fp16 or bf16.
+
+    Batch norm is folded in fp32, then the weights are cast. Input and output are of the same type, but float32 for
+    bf16, which numpy and most clients do not have.
+    """
+    spec = checkpoint.manifest.spec
+    folded = fold_batch_norm(build(spec, dict(checkpoint.state_dict)))
+    net = with_head(folded, head).to(DTYPES[precision]).eval()
+    side = spec.native_size
+    x_BCHW = torch.zeros(2, 3, side, side + 2, dtype=DTYPES[precision])  # no two equal: none is taken for constant
+    with _silence():
+        program = torch.onnx.export(
+            net,
+            (x_BCHW,),
+            input_names=["input"],
+            output_names=["logits"],
+            dynamic_shapes=({0: "batch", 2: "height", 3: "width"},),
+            opset_version=OPSETS[precision],
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    proto: onnx.ModelProto = program.model_proto
+    _strip(proto)
+    _fold_views(proto)
+    proto.graph.name = spec.name
+    if precision == "bf16":
+        _cast_ends(proto)
+    return proto
+
+
+def with_preprocessing(proto: onnx.ModelProto, preprocessing: Preprocessing, layout: InputFormat) -> None:
+    """Put cast, scale and normalisation into the graph, in place: `input` becomes the image's own bytes.
+
+    uint8 RGB, (batch, 3, height, width) or (batch, height, width, 3). Computed in fp32 whatever the graph's type, by
+    the same one multiplication and one addition as outside.
+    """
+    graph = proto.graph
+    (image,) = graph.input
+    kind = image.type.tensor_type.elem_type
+    for node in graph.node:
+        node.input[:] = ["normalized" if name == "input" else name for name in node.input]
+    normalize = Normalize(preprocessing, "cpu")
+    graph.initializer.extend(
+        [
+            numpy_helper.from_array(normalize.scale.numpy(), "preprocess.scale"),
+            numpy_helper.from_array(normalize.shift.numpy(), "preprocess.shift"),
+        ]
+    )
+    last = "normalized" if kind == TensorProto.FLOAT else "shifted"
+    nodes = [helper.make_node("Cast", ["input"], ["bytes"], to=TensorProto.FLOAT, name="preprocess.cast")]
+    if layout == "uint8-nhwc":
+        nodes.append(
+            helper.make_node("Transpose", ["bytes"], ["planes"], perm=[0, 3, 1, 2], name="preprocess.transpose")
+        )
+    nodes += [
+        helper.make_node("Mul", [nodes[-1].output[0], "preprocess.scale"], ["scaled"], name="preprocess.mul"),
+        helper.make_node("Add", ["scaled", "preprocess.shift"], [last], name="preprocess.add"),
+    ]
+    if kind != TensorProto.FLOAT:
+        nodes.append(helper.make_node("Cast", ["shifted"], ["normalized"], to=kind, name="preprocess.narrow"))
+    _prepend(graph, nodes)
+    shape: list[str | int] = ["batch", 3, "height", "width"]
+    if layout == "uint8-nhwc":
+        shape = ["batch", "height", "width", 3]
+    image.CopyFrom(helper.make_tensor_value_info("input", TensorProto.UINT8, shape))
+
+
+def emulated_bf16(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A bf16 graph as an fp32 one that rounds to bf16 after every operator that computes.
+
+    What a bf16 kernel does that adds up in fp32, as they all do; for machines that have none, as every CPU's
+    onnxruntime. Used to check an export, never to run one.
+    """
+    proto = copy.deepcopy(proto)
+    graph = proto.graph
+    del graph.value_info[:]
+    for tensor in graph.initializer:
+        if tensor.data_type == TensorProto.BFLOAT16:
+            array = numpy_helper.to_array(tensor).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        to = [a for a in node.attribute if a.name == "to" and a.i == TensorProto.BFLOAT16]
+        nodes.append(node)
+        if not to and node.op_type not in ROUNDING:
+            continue
+        output = node.output[0]
+        narrow = f"{output}.bf16"
+        if to:  # the graph's own rounding of its input
+            node.output[0] = narrow
+        else:
+            node.output[0] = f"{output}.fp32"
+            nodes.append(helper.make_node("Cast", [node.output[0]], [narrow], to=TensorProto.BFLOAT16))
+        nodes.append(helper.make_node("Cast", [narrow], [output], to=TensorProto.FLOAT))
+    _replace_nodes(graph, nodes)
+    return proto
+
+
+def _cast_ends(proto: onnx.ModelProto) -> None:
+    """float32 at both ends of a bf16 graph."""
+    graph = proto.graph
+    for node in graph.node:
+        node.input[:] = ["input.bf16" if name == "input" else name for name in node.input]
+        node.output[:] = ["logits.bf16" if name == "logits" else name for name in node.output]
+    for end in (graph.input[0], graph.output[0]):
+        end.type.tensor_type.elem_type = TensorProto.FLOAT
+    _prepend(graph, [helper.make_node("Cast", ["input"], ["input.bf16"], to=TensorProto.BFLOAT16, name="narrow")])
+    graph.node.append(helper.make_node("Cast", ["logits.bf16"], ["logits"], to=TensorProto.FLOAT, name="widen"))
+
+
+def _fold_views(proto: onnx.ModelProto) -> None:
+    """Give the dense head's classifier its 1x1 weights as a constant; the exporter leaves larger ones to run time."""
+    graph = proto.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in list(graph.node):
+        if node.op_type == "Unsqueeze" and all(name in constants for name in node.input):
+            weights, axes = (numpy_helper.to_array(constants[name]) for name in node.input)
+            folded = numpy_helper.from_array(np.expand_dims(weights, tuple(int(a) for a in axes)), node.output[0])
+            graph.initializer.append(folded)
+            for name in node.input:
+                if not any(name in other.input for other in graph.node if other is not node):
+                    graph.initializer.remove(constants[name])
+            graph.node.remove(node)
+    classifier = next(node for node in graph.node if "logits" in node.output)
+    for tensor in graph.initializer:
+        if tensor.name == classifier.input[1]:
+            tensor.name = classifier.input[1] = "net.fc.weight"
+    for known in [known for known in graph.value_info if known.name == "net.fc.weight"]:
+        graph.value_info.remove(known)  # it had another rank
+
+
+def _strip(proto: onnx.ModelProto) -> None:
+    """Remove the exporter's notes: source paths and stack traces of this machine, which no runtime reads."""
+    graph = proto.graph
+    for part in (proto, graph, *graph.node, *graph.value_info, *graph.initializer, *graph.input, *graph.output):
+        del part.metadata_props[:]
+        part.doc_string = ""
+
+
+def _prepend(graph: onnx.GraphProto, nodes: list[NodeProto]) -> None:
+    _replace_nodes(graph, [*nodes, *graph.node])
+
+
+def _replace_nodes(graph: onnx.GraphProto, nodes: list[NodeProto]) -> None:
+    kept = [copy.deepcopy(node) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keep the exporter's progress lines off stdout, which is for results."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)

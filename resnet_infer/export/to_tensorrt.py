@@ -1,0 +1,173 @@
+"""An ONNX file of ours to a TensorRT engine that is what it claims to be, with a manifest beside it.
+
+In this order: the graph is checked, the engine is built (engine_builder.py) or taken from the cache (engine_cache.py),
+its layers are read back and must be of the precision the graph claims, and, where a gate is asked for, its accuracy is
+measured. Only then is there a file.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx
+
+from resnet_infer.backends.engine_file import write_engine
+from resnet_infer.backends.engine_inspector import check_kernels, kernel_types
+from resnet_infer.backends.load import Model
+from resnet_infer.backends.onnx_file import load_graph, stored_manifest
+from resnet_infer.backends.onnx_layers import read_layers
+from resnet_infer.backends.tensorrt_api import load_flavour, this_host, this_platform
+from resnet_infer.backends.trt import TensorRTBackend
+from resnet_infer.engines import RTX_DEFAULT, EngineRecord, Flavour, misfits
+from resnet_infer.errors import ArtifactError, BackendError, UsageError
+from resnet_infer.export import engine_cache
+from resnet_infer.export.engine_builder import BuildOptions, Progress, build_plan
+from resnet_infer.export.gate import Gate, run_gate
+from resnet_infer.manifest import Manifest
+from resnet_infer.precisions import check_claim
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """An engine on disk."""
+
+    record: EngineRecord
+    key: str
+    """Its content address."""
+    cache_hit: bool
+
+
+def build_engine(
+    onnx_path: Path,
+    path: Path,
+    options: BuildOptions,
+    *,
+    gate: Gate | None = None,
+    reference: Model | None = None,
+    progress: Progress = lambda phase, step, steps: None,
+    gating: Callable[[float], None] = lambda images: None,
+) -> Built:
+    """Build `path` and its manifest from an ONNX file that `export_onnx` wrote, or take them from the cache.
+
+    `progress` is called as TensorRT's phases advance; Ctrl-C ends the build between two of its steps. `gate` compares
+    the engine with `reference` before it is promoted, which needs the GPU that the engine is for.
+
+    Raises ArtifactError for an ONNX file that is not one of ours, BackendError if TensorRT is missing or refuses it,
+    GateError if the engine is not of the precision the file claims or fails the gate; then nothing is written.
+    """
+    if path.suffix.lower() != ".engine":
+        raise UsageError(f"{path}: the output's name must end in .engine")
+    proto, manifest = _graph_of(onnx_path)
+    if options.tf32:
+        if manifest.precision != "fp32":
+            raise UsageError(f"{onnx_path}: is {manifest.precision}; tf32 is for fp32 files")
+        manifest = replace(manifest, precision="tf32")
+    trt, host = load_flavour(options.flavour), this_host(options.flavour)
+    if options.flavour == "tensorrt" and host.capability is None:
+        raise BackendError(
+            "tensorrt builds on the GPU that its engine is for, and PyTorch finds none here; build there, or with "
+            "--flavour tensorrt-rtx for an RTX GPU"
+        )
+    on_gpu = host if options.flavour == "tensorrt" else None  # RTX compiles ahead of time, for no GPU in particular
+    onnx_sha256 = graph_sha256(proto)
+    build = {
+        "flavour": options.flavour,
+        "version": str(trt.__version__),
+        "platform": this_platform(),
+        "gpu": on_gpu.gpu if on_gpu else "",
+        "profiles": [profile.to_dict() for profile in options.profiles],
+    } | options.to_dict()
+    key = engine_cache.engine_key(onnx_sha256, build)
+    folder = options.cache or engine_cache.default_folder()
+    kept = engine_cache.fetch(folder, key) if options.use_cache else None
+    if kept:
+        record, plan = replace(kept[0], manifest=manifest), kept[1]  # the manifest of this export, not of that one
+    else:
+        timing = engine_cache.timing_file(folder, str(trt.__version__), on_gpu.gpu) if on_gpu else None
+        targets = (on_gpu.capability,) if on_gpu and on_gpu.capability else RTX_DEFAULT
+        plan, layers = build_plan(trt, proto, options, timing, progress)
+        record = EngineRecord(
+            manifest=manifest,
+            flavour=options.flavour,
+            version=str(trt.__version__),
+            platform=this_platform(),
+            gpu=on_gpu.gpu if on_gpu else "",
+            capabilities=options.capabilities or targets,
+            hardware_compatibility=options.hardware_compatibility,  # type: ignore[arg-type]  # BuildOptions checked it
+            version_compatible=options.version_compatible,
+            profiles=options.profiles,
+            size_bytes=len(plan),
+            sha256=hashlib.sha256(plan).hexdigest(),
+            onnx_sha256=onnx_sha256,
+            options=options.to_dict(),
+            layers=layers,
+        )
+    where = f"{path}: not written"
+    check_claim(manifest.precision, record.layers, manifest.quantization.get("kept_float", ()), where)
+    if not misfits(record, host):
+        record = _inspected(record, plan, where)
+    if options.use_cache and not kept:
+        engine_cache.keep(folder, key, record, plan)
+    if gate and reference:
+        record = _gated(record, plan, path, gate, reference, gating)
+    write_engine(record, plan, path)
+    return Built(record=record, key=key, cache_hit=kept is not None)
+
+
+def check_gate_runs(flavour: Flavour) -> None:
+    """Raise BackendError before a long build if an engine of this flavour could not be gated here."""
+    if this_host(flavour).capability is None:
+        raise BackendError(
+            "a gate runs the engine, and PyTorch finds no GPU here. Gate the same graph as ONNX (--to onnx --gate-data "
+            "..., with --arrangement tensorrt if quantised), then build from that file: its report goes along"
+        )
+
+
+def _graph_of(onnx_path: Path) -> tuple[onnx.ModelProto, Manifest]:
+    """Our own graph and its manifest, which TensorRT can build from; raises ArtifactError for any other."""
+    proto = load_graph(onnx_path)
+    manifest = stored_manifest(proto, str(onnx_path))
+    if manifest is None or manifest.head is None:
+        raise ArtifactError(
+            f"{onnx_path}: has no resnet-infer manifest, so its classes and preprocessing are not known; build from a "
+            "checkpoint, or from a file that `resnet-infer export --to onnx` wrote"
+        )
+    check_claim(manifest.precision, read_layers(proto), manifest.quantization.get("kept_float", ()), str(onnx_path))
+    if manifest.quantization.get("arrangement") == "onnxruntime":
+        raise ArtifactError(
+            f"{onnx_path}: is quantised for onnxruntime, with zero points that TensorRT does not take; "
+            "export it with --arrangement tensorrt, or build from the checkpoint"
+        )
+    return proto, manifest
+
+
+def _inspected(record: EngineRecord, plan: bytes, where: str) -> EngineRecord:
+    """The record with what the engine's own inspector says; raises GateError if that is not what is claimed."""
+    running = TensorRTBackend(where, record, plan)
+    try:
+        kernels = kernel_types(running.layer_information())
+    finally:
+        running.close()
+    check_kernels(record.manifest.precision, kernels, where)
+    return replace(record, kernels=kernels)
+
+
+def _gated(
+    record: EngineRecord, plan: bytes, path: Path, gate: Gate, reference: Model, gating: Callable[[float], None]
+) -> EngineRecord:
+    running = TensorRTBackend(path.name, record, plan)
+    try:
+        candidate = Model(name=path.name, manifest=record.manifest, backend=running)
+        report = run_gate(gate, reference, candidate, path, advance=gating)
+    finally:
+        running.close()
+    return replace(record, manifest=replace(record.manifest, gate=report))
+
+
+def graph_sha256(proto: onnx.ModelProto) -> str:
+    """SHA-256 of a graph without its manifest, which a repeated export may change and TensorRT does not read."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(proto)
+    del bare.metadata_props[:]
+    return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()
