@@ -21,6 +21,12 @@ VERSION = 1
 Capability = tuple[int, int]
 """CUDA compute capability, (9, 0) for Hopper."""
 
+KINDS: Mapping[str, type] = {
+    "version": str, "platform": str, "gpu": str, "capabilities": list, "version_compatible": bool, "profiles": list,
+    "size_bytes": int, "sha256": str, "onnx_sha256": str, "options": dict, "layers": list, "kernels": dict,
+}  # fmt: skip
+"""Types of an engine manifest's values."""
+
 RTX_DEFAULT: tuple[Capability, ...] = ((8, 0), (8, 6), (8, 9), (12, 0), (12, 1))
 """GPUs that TensorRT-RTX 1.x builds portable engines for unless told otherwise; Hopper and B200 are not among them."""
 
@@ -81,30 +87,42 @@ class EngineRecord:
             if len(text) > MAX_BYTES:
                 raise UsageError(f"{len(text):,} bytes are over the limit of {MAX_BYTES:,}")
             values = json.loads(text)
-            if not isinstance(values, dict) or values.get("resnet_infer_engine") != VERSION:
+            if not isinstance(values, dict) or values.get("resnet_infer_engine") is not VERSION:
                 raise UsageError(f"it is no engine manifest of version {VERSION}")
             if values["flavour"] not in get_args(Flavour):
                 raise UsageError(f"unknown flavour {values['flavour']!r}")
             if values["hardware_compatibility"] not in ("none", "ampere-plus", "same-compute-capability"):
                 raise UsageError(f"unknown hardware compatibility {values['hardware_compatibility']!r}")
+            for key, kind in KINDS.items():
+                if type(values[key]) is not kind:
+                    raise UsageError(f"its {key} is not of type {kind.__name__}")
+            capabilities = tuple((major, minor) for major, minor in values["capabilities"])
+            if not capabilities or not all(type(number) is int for pair in capabilities for number in pair):
+                raise UsageError("its capabilities are not pairs of whole numbers")
+            layers = tuple(Layer(**layer) for layer in values["layers"])
+            for layer in layers:
+                if not all(isinstance(v, str) for v in (layer.name, layer.operator, layer.type)):
+                    raise UsageError("its layers have no names or types")
+                if type(layer.parameters) is not int:
+                    raise UsageError("its layers have no number of parameters")
             profiles = tuple(ShapeRange.from_dict(profile) for profile in values["profiles"])
             if not profiles:
                 raise UsageError("it has no profiles")
             return cls(
                 manifest=Manifest.from_json(json.dumps(values["manifest"]), where),
                 flavour=values["flavour"],
-                version=str(values["version"]),
-                platform=str(values["platform"]),
-                gpu=str(values["gpu"]),
-                capabilities=tuple((int(major), int(minor)) for major, minor in values["capabilities"]),
+                version=values["version"],
+                platform=values["platform"],
+                gpu=values["gpu"],
+                capabilities=capabilities,
                 hardware_compatibility=values["hardware_compatibility"],
-                version_compatible=bool(values["version_compatible"]),
+                version_compatible=values["version_compatible"],
                 profiles=profiles,
-                size_bytes=int(values["size_bytes"]),
-                sha256=str(values["sha256"]),
-                onnx_sha256=str(values["onnx_sha256"]),
-                options=dict(values["options"]),
-                layers=tuple(Layer(**layer) for layer in values["layers"]),
+                size_bytes=values["size_bytes"],
+                sha256=values["sha256"],
+                onnx_sha256=values["onnx_sha256"],
+                options=values["options"],
+                layers=layers,
                 kernels={str(kind): int(count) for kind, count in values["kernels"].items()},
             )
         except (UsageError, KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
@@ -141,11 +159,15 @@ def misfits(record: EngineRecord, host: Host) -> list[str]:
 def check_host(record: EngineRecord, host: Host, path: Path) -> None:
     """Raise ArtifactError with everything that does not fit and the command that builds the engine anew."""
     if reasons := misfits(record, host):
-        flags = f" --precision {record.manifest.precision}" if record.manifest.precision != "fp32" else ""
-        flags += f" --head {record.manifest.head}" if record.manifest.head == "dense" else ""
+        manifest = record.manifest
+        flags = f" --precision {manifest.precision}" if manifest.precision != "fp32" else ""
+        flags += f" --head {manifest.head}" if manifest.head == "dense" else ""
+        flags += " --preprocess-in-graph" if manifest.input != "normalized" else ""
+        if len(record.profiles) > 1:
+            flags += " --scales " + ",".join(str(profile.min[1]) for profile in record.profiles)
         raise ArtifactError(
             f"{path}: cannot run here: {'; '.join(reasons)}. Build it where it is to run: resnet-infer export "
-            f"{record.manifest.source} --to tensorrt{flags} -o {path.name}"
+            f"{manifest.source or 'MODEL'} --to tensorrt{flags} -o {path.name}"
         )
 
 

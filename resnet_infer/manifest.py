@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from resnet_infer.errors import ArtifactError, UsageError
 from resnet_infer.labels import Labels
-from resnet_infer.precisions import Precision
+from resnet_infer.precisions import FLOAT_LAYERS, FloatLayer, Precision
 from resnet_infer.preprocessing import InputFormat, Preprocessing
 from resnet_infer.specs import Head, ModelSpec
 
@@ -47,6 +47,12 @@ class Manifest:
     """Outcome of the accuracy gate, where one was asked for."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Anything a maker wants kept: metrics, recipe."""
+
+    @property
+    def kept_float(self) -> tuple[FloatLayer, ...]:
+        """The layers that a quantised export left in float."""
+        kept = self.quantization.get("kept_float")
+        return tuple(name for name in FLOAT_LAYERS if isinstance(kept, list) and name in kept)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as they are stored."""

@@ -4,6 +4,7 @@ A TensorRT engine is tuned for the middle of each of its profiles and refuses wh
 come from the protocol that the engine is for, so the two cannot drift apart.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +48,7 @@ class ShapeRange:
         """The inverse of `to_dict`; raises UsageError for anything malformed."""
         try:
             low, best, high = (_shape(values[key]) for key in ("min", "opt", "max"))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UsageError(f"shape range is incomplete or malformed: {error!r}") from error
         if not all(1 <= a <= b <= c <= ANY for a, b, c in zip(low, best, high, strict=True)):
             raise UsageError(f"shape range must have 1 <= min <= opt <= max; got {low}, {best}, {high}")
@@ -74,24 +75,30 @@ def profiles_for(
 ) -> tuple[ShapeRange, ...]:
     """One range for every input size of a protocol, smallest first.
 
-    Crops have one size. Whole images at shorter side s have sides s to s * `max_aspect`, either way up.
+    Crops have one size. Whole images at shorter side s have sides s to s * `max_aspect`, either way up; their batches
+    have as many pixels as native ones at the tuned size, and more at longer ones.
     Raises UsageError if `max_aspect` is below 1 or absurd.
     """
     if not 1 <= max_aspect <= 40:
         raise UsageError(f"--max-aspect must be 1..40, the long side over the short one; got {max_aspect:g}")
     if protocol.crops != "whole":
         side = protocol.crop
-        return (ShapeRange(min=(batch.min, side, side), opt=(batch.opt, side, side), max=(batch.max, side, side)),)
+        best, most = _batches(batch, spec.native_size**2 / side**2)
+        return (ShapeRange(min=(batch.min, side, side), opt=(best, side, side), max=(most, side, side)),)
     ranges = []
     for side in sorted(protocol.scales):
-        long, longest = int(side * min(USUAL_ASPECT, max_aspect)), int(side * max_aspect)
-        fewer = min(1.0, spec.native_size**2 / (side * long))
-        most = max(batch.min, int(batch.max * fewer))
-        best = min(most, max(batch.min, round(batch.opt * fewer)))
+        long, longest = int(side * min(USUAL_ASPECT, max_aspect)), math.ceil(side * max_aspect)
+        best, most = _batches(batch, spec.native_size**2 / (side * long))
         ranges.append(
             ShapeRange(min=(batch.min, side, side), opt=(best, side, long), max=(most, longest, longest)),
         )
     return tuple(ranges)
+
+
+def _batches(batch: BatchRange, share: float) -> tuple[int, int]:
+    """The tuned and the largest batch of tiles of which the native one is this share, never more than of that one."""
+    most = max(batch.min, int(batch.max * min(1.0, share)))
+    return min(most, max(batch.min, round(batch.opt * min(1.0, share)))), most
 
 
 def range_for(ranges: Sequence[ShapeRange], height: int, width: int) -> int | None:
@@ -108,5 +115,7 @@ def _span(low: int, high: int) -> str:
 
 
 def _shape(values: Any) -> Shape:
-    batch, height, width = (int(v) for v in values)
+    if not isinstance(values, list | tuple) or not all(type(v) is int for v in values):
+        raise TypeError(f"{values!r} is not three whole numbers")
+    batch, height, width = values
     return batch, height, width

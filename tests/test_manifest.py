@@ -25,7 +25,10 @@ FULL = Manifest(
     head="dense",
     precision="fp16",
     versions={"torch": "2"},
+    input="uint8-nhwc",
     parity={"max": 1e-6, "sizes": [[32, 32]], "passed": True},
+    quantization={"method": "entropy", "table": [{"images": 125}]},
+    gate={"passed": True},
     extra={"note": None},
 )
 
@@ -95,7 +98,7 @@ def test_a_thousand_classes_round_trip() -> None:
 
 @given(TEXT, TEXT, st.lists(TEXT, min_size=1, max_size=4), st.dictionaries(TEXT, TEXT), st.dictionaries(TEXT, TREES))
 def test_any_text_round_trips_in_one_line_of_ascii(
-    source: str, precision: str, names: list[str], versions: dict[str, str], extra: dict[str, Any]
+    source: str, digest: str, names: list[str], versions: dict[str, str], extra: dict[str, Any]
 ) -> None:
     """Safetensors and ONNX keep UTF-8; escapes let what UTF-8 cannot hold through."""
     manifest = Manifest(
@@ -103,9 +106,11 @@ def test_any_text_round_trips_in_one_line_of_ascii(
         preprocessing=PLAIN.preprocessing,
         labels=Labels(names=tuple(names), ids=tuple(reversed(names))),
         source=source,
-        precision=precision,
+        source_sha256=digest,
         versions=versions,
         parity=extra,
+        quantization=extra,
+        gate=extra,
         extra=extra,
     )
     text = manifest.to_json()
@@ -114,7 +119,16 @@ def test_any_text_round_trips_in_one_line_of_ascii(
     assert Manifest.from_json(text, "here") == manifest
 
 
-@pytest.mark.parametrize("key", json.loads(FULL.to_json()))
+LATER = ("input", "quantization", "gate")
+
+
+def test_a_file_of_the_first_release_reads_as_a_plain_float_export() -> None:
+    document = {key: value for key, value in json.loads(FULL.to_json()).items() if key not in LATER}
+    manifest = Manifest.from_json(json.dumps(document), "here")
+    assert manifest == replace(FULL, input="normalized", quantization={}, gate={})
+
+
+@pytest.mark.parametrize("key", [key for key in json.loads(FULL.to_json()) if key not in LATER])
 def test_a_missing_key_is_named(key: str) -> None:
     document = json.loads(FULL.to_json())
     del document[key]
@@ -132,6 +146,10 @@ def test_another_version_is_refused_with_both_versions(version: object) -> None:
     ("key", "value"),
     [
         *[("architecture", wrong) for wrong in ([], "resnet20", None, {}, 20)],
+        *[("input", wrong) for wrong in ("uint8", None, 8, [], {})],
+        *[("precision", wrong) for wrong in ("fp31", None, 32, [], {})],
+        *[("gate", wrong) for wrong in ([], "passed", None, 1)],
+        *[("quantization", wrong) for wrong in ([], "minmax", None, 1)],
         *[("preprocessing", wrong) for wrong in ([], "imagenet", None, {}, 224)],
         *[("labels", wrong) for wrong in ("cat", ["cat"], 10, {"names": "cat"}, {"names": ["cat"]})],
         *[("head", wrong) for wrong in ("", "pool", 1, ["dense"], {})],

@@ -13,13 +13,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from resnet_infer.backends.base import ANY, Backend, ShapeRange
+from resnet_infer.backends.base import Backend
 from resnet_infer.backends.load import Model
 from resnet_infer.data.sources import Memory, Source, open_source
 from resnet_infer.errors import BackendError, OutOfMemory, UsageError
 from resnet_infer.model.resnet import ResNet
 from resnet_infer.protocols import Average, Protocol, multi_scale, single_crop, ten_crop
 from resnet_infer.score import check_served, reduce_map, score
+from resnet_infer.shapes import ANY, ShapeRange
 
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
 SIZES = ((48, 60), (60, 48), (32, 32), (33, 70), (100, 41), (48, 60))
@@ -184,7 +185,7 @@ class Observed:
     def __init__(self, backend: Backend, pixels: int = ANY, batch: int = ANY) -> None:
         self.backend = backend
         self.info = backend.info
-        self.shapes = ShapeRange(min=(1, 1, 1), opt=(1, 32, 32), max=(batch, ANY, ANY))
+        self.shapes = (ShapeRange(min=(1, 1, 1), opt=(1, 32, 32), max=(batch, ANY, ANY)),)
         self.pixels = pixels
         self.ran: list[tuple[int, ...]] = []
         self.refused = 0
@@ -247,7 +248,7 @@ def test_a_protocol_that_the_backend_cannot_serve_is_refused(model: Model, sourc
         def __init__(self, heads: tuple[Any, ...], side: tuple[int, int]) -> None:
             super().__init__(model.backend)
             self.info = replace(model.backend.info, heads=heads)
-            self.shapes = ShapeRange(min=(1, side[0], side[0]), opt=(1, 32, 32), max=(ANY, side[1], side[1]))
+            self.shapes = (ShapeRange(min=(1, side[0], side[0]), opt=(1, 32, 32), max=(ANY, side[1], side[1])),)
 
     pooled, dense = (replace(model, backend=Exported((head,), (32, 64))) for head in ("pooled", "dense"))
     for served, protocol in (
@@ -260,7 +261,7 @@ def test_a_protocol_that_the_backend_cannot_serve_is_refused(model: Model, sourc
     for model_, protocol, reason in (
         (pooled, multi_scale((32, 40)), "--head dense"),
         (dense, multi_scale((32, 40), average="gap"), "--head pooled"),
-        (pooled, single_crop(40, 24), "32x32 to 64x64 pixels, and single-crop needs 24"),
+        (pooled, single_crop(40, 24), "32..64 x 32..64 pixels, and single-crop needs 24"),
         (dense, multi_scale((32, 65)), "multiscale needs 65"),
     ):
         for refuse in (lambda m, p: check_served(m, p), lambda m, p: next(score(m, [p], source))):

@@ -35,8 +35,7 @@ def read_record(path: Path) -> EngineRecord:
 
 
 def write_engine(record: EngineRecord, plan: bytes, path: Path) -> None:
-    """Write both, each whole or not at all; the engine last, since it is what is looked for."""
-    with replacing(record_path(path)) as partial:
-        partial.write_text(record.to_json(), "utf-8")
-    with replacing(path) as partial:
-        partial.write_bytes(plan)
+    """Write both beside their places, then put both in place: a full disk leaves an older pair as it was."""
+    with replacing(record_path(path)) as partial_record, replacing(path) as partial_plan:
+        partial_record.write_text(record.to_json(), "utf-8")
+        partial_plan.write_bytes(plan)

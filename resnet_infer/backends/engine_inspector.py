@@ -20,19 +20,31 @@ TYPES = (
     (re.compile(r"float|fp32", re.IGNORECASE), "fp32"),
 )
 
+AROUND = (
+    "constant",
+    "identity",
+    "noop",
+    "pointwise",
+    "quantize",
+    "dequantize",
+    "reformat",
+    "scale",
+    "shuffle",
+    "slice",
+)
+"""Layer types, in lower case, that do not convolve whatever their name says."""
+
 
 def kernel_types(information: str) -> Mapping[str, int]:
     """How many convolution kernels read each type; empty if the engine gives no such detail."""
     try:
         layers = json.loads(information)["Layers"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return {}
     counted: dict[str, int] = {}
-    for layer in layers:
-        if isinstance(layer, dict) and "conv" in f"{layer.get('LayerType', '')} {layer.get('Name', '')}".lower():
-            kind = _type_of(layer)
-            if kind:
-                counted[kind] = counted.get(kind, 0) + 1
+    for layer in layers if isinstance(layers, list) else ():
+        if isinstance(layer, dict) and _convolves(layer) and (kind := _type_of(layer)):
+            counted[kind] = counted.get(kind, 0) + 1
     return counted
 
 
@@ -44,7 +56,14 @@ def check_kernels(claim: Precision, kernels: Mapping[str, int], where: str) -> N
         raise GateError(f"{where}: claims {claim}, but TensorRT runs its convolutions otherwise: {found}; not written")
 
 
+def _convolves(layer: Mapping[str, Any]) -> bool:
+    """A kernel named after a convolution, but not the copies and roundings around it, which are named after it too."""
+    kind = str(layer.get("LayerType", "")).lower()
+    return "conv" in kind or ("conv" in str(layer.get("Name", "")).lower() and kind not in AROUND)
+
+
 def _type_of(layer: Mapping[str, Any]) -> str:
-    inputs = layer.get("Inputs") or []
-    format_name = str(inputs[0].get("Format/Datatype", "")) if inputs and isinstance(inputs[0], dict) else ""
+    inputs = layer.get("Inputs")
+    first = inputs[0] if isinstance(inputs, list) and inputs else None
+    format_name = str(first.get("Format/Datatype", "")) if isinstance(first, dict) else ""
     return next((name for pattern, name in TYPES if pattern.search(format_name)), "")

@@ -78,7 +78,7 @@ def _open_onnx(path: Path, device: str, precision: str | None, overrides: Overri
     proto = load_graph(path)
     manifest, layers = manifest_of(proto, path, overrides), read_layers(proto)
     if manifest.head:
-        check_claim(manifest.precision, layers, manifest.quantization.get("kept_float", ()), str(path))
+        check_claim(manifest.precision, layers, manifest.kept_float, str(path))
     else:  # from elsewhere: it claims nothing
         manifest = replace(manifest, precision=file_precision(layers))
     if precision == "tf32" and manifest.precision == "fp32":

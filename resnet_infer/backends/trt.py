@@ -21,7 +21,7 @@ from resnet_infer.backends.pytorch import torch_device
 from resnet_infer.backends.tensorrt_api import load_flavour, make_log, this_host
 from resnet_infer.engines import EngineRecord, check_host
 from resnet_infer.errors import ArtifactError, BackendError, OutOfMemory
-from resnet_infer.shapes import range_for
+from resnet_infer.shapes import Shape, range_for
 from resnet_infer.specs import Head
 
 DTYPES = {"FLOAT": torch.float32, "HALF": torch.float16, "BF16": torch.bfloat16, "UINT8": torch.uint8}
@@ -116,6 +116,9 @@ class TensorRTBackend:
     def layer_information(self) -> str:
         """What TensorRT's inspector says of the engine's layers, as JSON; detailed if it was built so."""
         inspector = self._engine.create_engine_inspector()
+        context = self._context(0)
+        context.set_input_shape(self._input, self._shape(self.shapes[0].opt))  # without one, types are left open
+        inspector.execution_context = context
         return str(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
 
     def _tensor_names(self, name: str) -> tuple[str, str]:
@@ -126,6 +129,11 @@ class TensorRTBackend:
         if len(inputs) != 1 or len(outputs) != 1:
             raise ArtifactError(f"{name}: has inputs {inputs} and outputs {outputs}; a classifier has one of each")
         return inputs[0], outputs[0]
+
+    def _shape(self, shape: Shape) -> tuple[int, ...]:
+        batch, height, width = shape
+        channels_last = self._record.manifest.input == "uint8-nhwc"
+        return (batch, height, width, 3) if channels_last else (batch, 3, height, width)
 
     def _as_input(self, x_BCHW: Tensor) -> Tensor:
         layout = self._record.manifest.input

@@ -35,7 +35,7 @@ def info(
     else:
         print(_table(artifact, manifest, counted, extra))
     if manifest.head:  # an exported file claims a precision; everyone should see it proven, or refuted
-        check_claim(manifest.precision, layers, manifest.quantization.get("kept_float", ()), artifact)
+        check_claim(manifest.precision, layers, manifest.kept_float, artifact)
 
 
 def _read(artifact: str, given: "Overrides") -> tuple["Manifest", Sequence[Layer], dict[str, Any]]:
@@ -46,7 +46,7 @@ def _read(artifact: str, given: "Overrides") -> tuple["Manifest", Sequence[Layer
         from resnet_infer.backends.onnx_layers import read_layers
 
         proto = load_graph(path)
-        return manifest_of(proto, path, given), read_layers(proto), {"input": input_shape(proto)}
+        return manifest_of(proto, path, given), read_layers(proto), {"shape": input_shape(proto)}
     if path.suffix.lower() in (".engine", ".plan"):
         from resnet_infer.backends.engine_file import read_engine
         from resnet_infer.backends.tensorrt_api import this_host
@@ -54,7 +54,7 @@ def _read(artifact: str, given: "Overrides") -> tuple["Manifest", Sequence[Layer
 
         record, _ = read_engine(path)
         needs = {
-            "input": "; ".join(profile.describe() for profile in record.profiles),
+            "shape": "; ".join(profile.describe() for profile in record.profiles),
             "engine": f"{record.flavour.replace('_', '-')} {record.version}, "
             f"compute capability {', '.join(f'{major}.{minor}' for major, minor in record.capabilities)}",
             "runs here": "; ".join(misfits(record, this_host(record.flavour))) or "yes",
@@ -68,7 +68,7 @@ def _read(artifact: str, given: "Overrides") -> tuple["Manifest", Sequence[Layer
         for name, tensor in checkpoint.state_dict.items()
         if tensor.ndim in (2, 4)
     ]
-    return checkpoint.manifest, layers, {"input": "batch x 3 x height x width"}
+    return checkpoint.manifest, layers, {"shape": "batch x 3 x height x width"}
 
 
 def _table(artifact: str, manifest: "Manifest", layers: list[dict[str, Any]], extra: dict[str, Any]) -> str:
@@ -83,11 +83,11 @@ def _table(artifact: str, manifest: "Manifest", layers: list[dict[str, Any]], ex
         ("classes", f"{spec.classes} ({some})"),
         ("head", manifest.head or "pooled and dense"),
         ("precision", manifest.precision),
-        ("input", extra["input"].replace("; ", "\n")),
+        ("input", f"{'' if manifest.input == 'normalized' else 'bytes, '}{extra['shape']}".replace("; ", "\n")),
         ("preprocessing", "\n".join(manifest.preprocessing.describe().split("; "))),
         ("source", f"{manifest.source} (sha256 {manifest.source_sha256[:16] or 'not known'})"),
     ]
-    lines += [(key, value.replace("; ", "\n")) for key, value in extra.items() if key != "input"]
+    lines += [(key, value.replace("; ", "\n")) for key, value in extra.items() if key != "shape"]
     if manifest.versions:
         lines.append(("made with", "\n".join(f"{name} {version}" for name, version in manifest.versions.items())))
     if manifest.parity:

@@ -186,7 +186,7 @@ def _ranges(
         for size in _sizes(len(calibration)):
             for batch in _batches(wanted.data, protocol, manifest, calibration[begun:size]):
                 with redirect_stdout(io.StringIO()):  # it prints its progress where results go
-                    calibrator.collect_data(_Once(batch))
+                    calibrator.collect_data(Once(batch))
             begun = size
             with redirect_stdout(io.StringIO()):
                 ranges = calibrator.compute_data()
@@ -211,7 +211,7 @@ def _batches(
         yield normalize(torch.stack(waiting).permute(0, 3, 1, 2)).contiguous().numpy()
 
 
-class _Once(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+class Once(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
     """One batch, so that a calibrator holds the activations of no more."""
 
     def __init__(self, batch: NDArray[np.float32]) -> None:

@@ -64,8 +64,8 @@ class Parity:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for a manifest."""
-        return asdict(self)
+        """Plain values for a manifest, as they come back from one."""
+        return asdict(self) | {"shapes": [list(shape) for shape in self.shapes]}
 
 
 def compare(checkpoint: Checkpoint, path: Path, manifest: Manifest, source: Source | None = None) -> Parity:

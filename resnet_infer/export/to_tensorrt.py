@@ -104,7 +104,7 @@ def build_engine(
             layers=layers,
         )
     where = f"{path}: not written"
-    check_claim(manifest.precision, record.layers, manifest.quantization.get("kept_float", ()), where)
+    check_claim(manifest.precision, record.layers, manifest.kept_float, where)
     if not misfits(record, host):
         record = _inspected(record, plan, where)
     if options.use_cache and not kept:
@@ -133,7 +133,7 @@ def _graph_of(onnx_path: Path) -> tuple[onnx.ModelProto, Manifest]:
             f"{onnx_path}: has no resnet-infer manifest, so its classes and preprocessing are not known; build from a "
             "checkpoint, or from a file that `resnet-infer export --to onnx` wrote"
         )
-    check_claim(manifest.precision, read_layers(proto), manifest.quantization.get("kept_float", ()), str(onnx_path))
+    check_claim(manifest.precision, read_layers(proto), manifest.kept_float, str(onnx_path))
     if manifest.quantization.get("arrangement") == "onnxruntime":
         raise ArtifactError(
             f"{onnx_path}: is quantised for onnxruntime, with zero points that TensorRT does not take; "

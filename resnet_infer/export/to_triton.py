@@ -53,7 +53,7 @@ def export_triton(artifact: Path, repository: Path, name: str | None = None, bat
             if stored == "model.plan":
                 shutil.copyfile(record_path(artifact), record_path(made / "1" / stored))
             (made / "config.pbtxt").write_text(config, "utf-8")
-            (made / "labels.txt").write_text(_labels(manifest), "utf-8")
+            (made / "labels.txt").write_text(_labels(manifest), "utf-8", errors="backslashreplace")
             made.replace(target)
     except OSError as error:
         raise UsageError(f"{target}: cannot be written ({error.strerror or error})") from error

@@ -121,7 +121,10 @@ def replacing(path: Path) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         partial.chmod(0o666 & ~umask)  # mkstemp's 0600 would surprise whoever shares the file
-        partial.replace(path)
+        try:
+            partial.replace(path)
+        except OSError as error:
+            raise UsageError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
         partial.unlink(missing_ok=True)
 

@@ -72,8 +72,10 @@ def test_a_device_that_is_not_there_is_an_error(checkpoint: Checkpoint) -> None:
 
 
 def test_an_unknown_precision_is_an_error(checkpoint: Checkpoint) -> None:
-    with pytest.raises(UsageError, match="fp32, bf16, fp16"):
-        TorchBackend(checkpoint, "cpu", "int4")
+    with pytest.raises(UsageError, match="fp32, tf32, bf16, fp16"):
+        TorchBackend(checkpoint, "cpu", "int4")  # type: ignore[arg-type]
+    with pytest.raises(BackendError, match=r"tf32 needs an NVIDIA GPU.*not cpu"):
+        TorchBackend(checkpoint, "cpu", "tf32")
 
 
 def test_the_checkpoint_is_left_as_it_was(checkpoint: Checkpoint) -> None:

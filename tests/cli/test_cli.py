@@ -182,7 +182,7 @@ def test_export_and_info(run: Run, files: Path, tmp_path: Path, monkeypatch: pyt
     described = json.loads(run("info", "net.fp16.onnx", "--format", "json").out)
     assert described["precision"] == "fp16"
     assert described["labels"]["names"] == list(NAMES)
-    assert {layer["weights"] for layer in described["layers"]} == {"float16"}
+    assert {layer["type"] for layer in described["layers"]} == {"fp16"}
     table = run("info", files / "net.safetensors").out
     assert "269,267 parameters" in table  # paper.md's 269,722 for ten classes, less 7 of 65 weights
     assert max(map(len, table.splitlines()[1:])) <= 80

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from resnet_infer.backends.load import open_model
-from resnet_infer.backends.onnx_file import layer_types, stored_manifest
+from resnet_infer.backends.onnx_file import stored_manifest
+from resnet_infer.backends.onnx_layers import read_layers
 from resnet_infer.data.sources import open_source
 from resnet_infer.errors import DataError, GateError, UsageError
 from resnet_infer.export.to_onnx import export_onnx
@@ -93,8 +94,8 @@ def test_the_file_says_what_it_is(exported: dict[tuple[str, str], Path], checkpo
         assert manifest.labels == LABELS
         assert manifest.preprocessing == checkpoint.manifest.preprocessing
         assert manifest.parity["relative_diff"] <= manifest.parity["tolerance"]
-        kinds = {kind for _, kind, _, _ in layer_types(proto)}
-        assert kinds == {"float" if precision == "fp32" else "float16"}
+        assert {layer.type for layer in read_layers(proto)} == {precision}
+        assert manifest.input == "normalized"
 
 
 def test_the_file_holds_no_path_of_this_machine(exported: dict[tuple[str, str], Path]) -> None:
@@ -137,7 +138,7 @@ def test_a_graph_that_computes_something_else_is_refused(
     """As an exporter with a fault would: one weight of the written graph is changed."""
     import resnet_infer.export.to_onnx as module
 
-    graph = module._graph
+    graph = module.float_graph
 
     def faulty(*args: object) -> onnx.ModelProto:
         proto = graph(*args)  # type: ignore[arg-type]
@@ -145,7 +146,7 @@ def test_a_graph_that_computes_something_else_is_refused(
         bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + 0.5, bias.name))
         return proto
 
-    monkeypatch.setattr(module, "_graph", faulty)
+    monkeypatch.setattr(module, "float_graph", faulty)
     with pytest.raises(GateError, match="tolerance"):
         export_onnx(checkpoint, tmp_path / "net.onnx")
     assert list(tmp_path.iterdir()) == []
@@ -168,7 +169,7 @@ def test_comparison_on_given_images(checkpoint: Checkpoint, tmp_path: Path) -> N
 
 def test_nonsense_is_refused_before_any_work(checkpoint: Checkpoint, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="fp32, fp16"):
-        export_onnx(checkpoint, tmp_path / "net.onnx", precision="int2")
+        export_onnx(checkpoint, tmp_path / "net.onnx", precision="int2")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="pooled, dense"):
         export_onnx(checkpoint, tmp_path / "net.onnx", head="both")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"must end in \.onnx"):

@@ -1,0 +1,129 @@
+"""ONNX Runtime's providers: options it really has, profiles in its notation, and never another one than asked for."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import onnxruntime
+import pytest
+import torch
+
+from resnet_infer.backends.base import RunOptions
+from resnet_infer.backends.load import open_model
+from resnet_infer.backends.ort_session import open_session, provider_settings
+from resnet_infer.errors import BackendError, UsageError
+from resnet_infer.export.to_onnx import export_onnx
+from resnet_infer.manifest import Manifest
+from resnet_infer.model.checkpoints import Checkpoint
+from resnet_infer.model.resnet import ResNet
+from resnet_infer.precisions import Precision
+from resnet_infer.preprocessing import Preprocessing
+from resnet_infer.shapes import ShapeRange
+
+CUDA = torch.device("cuda", 1)
+PROFILES = (
+    ShapeRange(min=(1, 224, 224), opt=(8, 224, 298), max=(32, 448, 448)),
+    ShapeRange(min=(1, 640, 640), opt=(1, 640, 853), max=(4, 1280, 1280)),
+)
+
+
+@pytest.fixture(scope="module")
+def exported(small_net: ResNet, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Precision], Path]:
+    folder = tmp_path_factory.mktemp("exported")
+    manifest = Manifest(spec=small_net.spec, preprocessing=Preprocessing(resize=32, crop=32))
+    checkpoint = Checkpoint(name="random", manifest=manifest, state_dict=small_net.state_dict())
+
+    def made(precision: Precision) -> Path:
+        path = folder / f"{precision}.onnx"
+        if not path.exists():
+            export_onnx(checkpoint, path, precision=precision)
+        return path
+
+    return made
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_every_option_is_one_that_the_library_knows(tmp_path: Path, provider: str) -> None:
+    """Onnxruntime refuses an unknown option only where the provider loads; so its own strings are asked."""
+    library = Path(onnxruntime.__file__).parent / "capi" / f"libonnxruntime_providers_{provider}.so"
+    if not library.is_file():
+        pytest.skip("this onnxruntime is built without GPU providers")
+    wanted = RunOptions(provider=provider, cache=tmp_path, profiles=PROFILES, cuda_graph=True)  # type: ignore[arg-type]
+    (_, given), *_ = provider_settings(provider, CUDA, wanted)  # type: ignore[arg-type]
+    known = library.read_bytes()
+    assert len(given) >= 5
+    assert [name for name in given if name.encode() not in known] == []
+    assert b"trt_no_such_option" not in known
+
+
+def test_profiles_are_written_as_the_provider_reads_them(tmp_path: Path) -> None:
+    wanted = RunOptions(provider="tensorrt", cache=tmp_path / "engines", profiles=PROFILES)
+    (name, given), (fallback, cuda) = provider_settings("tensorrt", CUDA, wanted)
+    assert (name, fallback) == ("TensorrtExecutionProvider", "CUDAExecutionProvider")
+    assert given["trt_profile_min_shapes"] == "input:1x3x224x224,input:1x3x640x640"
+    assert given["trt_profile_opt_shapes"] == "input:8x3x224x298,input:1x3x640x853"
+    assert given["trt_profile_max_shapes"] == "input:32x3x448x448,input:4x3x1280x1280"
+    assert given["trt_engine_cache_path"] == given["trt_timing_cache_path"] == str(tmp_path / "engines")
+    assert (tmp_path / "engines").is_dir()
+    assert (given["device_id"], cuda["device_id"]) == (1, 1)
+    (_, last), *_ = provider_settings("tensorrt", CUDA, wanted, channels_last=True)
+    assert last["trt_profile_min_shapes"] == "input:1x224x224x3,input:1x640x640x3"
+
+
+def test_precision_is_never_a_switch_of_the_provider(tmp_path: Path) -> None:
+    (_, given), *_ = provider_settings("tensorrt", CUDA, RunOptions(provider="tensorrt", cache=tmp_path))
+    assert not [name for name in given if "fp16" in name or "int8" in name or "bf16" in name]
+
+
+def test_tf32_is_off_unless_asked_for() -> None:
+    assert provider_settings("cuda", CUDA, RunOptions())[0][1]["use_tf32"] == 0
+    assert provider_settings("cuda", CUDA, RunOptions(tf32=True))[0][1]["use_tf32"] == 1
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    (RunOptions(prefer_nhwc=True), "--prefer-nhwc is for onnxruntime on cuda, not on cpu"),
+    (RunOptions(cuda_graph=True), "--cuda-graph is for onnxruntime on cuda or tensorrt, not on cpu"),
+    (RunOptions(tf32=True), "tf32"),
+    (RunOptions(provider="cuda"), "--provider cuda and --device cpu contradict"),
+    (RunOptions(provider="openvino"), "openvino"),  # type: ignore[arg-type]
+])  # fmt: skip
+def test_options_that_a_provider_does_not_have(
+    exported: Callable[[Precision], Path], options: RunOptions, words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        open_session(exported("fp32"), torch.device("cpu"), options)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_gpu_provider_without_a_gpu_is_an_error(exported: Callable[[Precision], Path], provider: str) -> None:
+    with pytest.raises(BackendError, match="cuda"):
+        open_model(str(exported("fp32")), options=RunOptions(provider=provider))  # type: ignore[arg-type]
+
+
+def test_bf16_on_a_cpu_names_what_is_missing_and_where_it_is(exported: Callable[[Precision], Path]) -> None:
+    with pytest.raises(BackendError, match=r"bf16\.onnx: onnxruntime has no kernel.*bf16 needs CUDA or TensorRT"):
+        open_model(str(exported("bf16")), device="cpu")
+
+
+def test_options_of_exported_files_are_refused_for_checkpoints(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="for exported files, not for torch"):
+        open_model("resnet20.nowhere", options=RunOptions(cuda_graph=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("options", [
+    RunOptions(), RunOptions(prefer_nhwc=True), RunOptions(cuda_graph=True), RunOptions(provider="tensorrt"),
+])  # fmt: skip
+def test_on_a_gpu_every_option_gives_the_cpus_scores(
+    exported: Callable[[Precision], Path], tmp_path: Path, options: RunOptions
+) -> None:
+    if options.provider == "tensorrt":
+        pytest.importorskip("tensorrt", reason="needs tensorrt 10")
+    x_BCHW = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
+    expected = open_model(str(exported("fp32")), device="cpu").backend.run(x_BCHW, "pooled")
+    model = open_model(str(exported("fp32")), device="cuda", options=replace(options, cache=tmp_path))
+    for _ in range(3):  # the second run of a shape replays what the first recorded
+        torch.testing.assert_close(model.backend.run(x_BCHW, "pooled").cpu(), expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(model.backend.run(x_BCHW[:2], "pooled").cpu(), expected[:2], rtol=1e-3, atol=1e-3)
