@@ -1,5 +1,6 @@
 """`resnet-infer info`: what an artifact is."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -102,8 +103,14 @@ def _table(artifact: str, manifest: "Manifest", layers: list[dict[str, Any]], ex
     types = [[row["operator"], row["type"], str(row["layers"]), f"{row['parameters']:,}"] for row in layers]
     return "\n".join(
         [
-            *(f"{name.ljust(width)}  {value}".replace("\n", "\n" + " " * (width + 2)) for name, value in lines),
+            *(f"{name.ljust(width)}  {_wrapped(str(value), width + 2)}" for name, value in lines),
             "",
             rows.as_table(["layer", "computes in", "layers", "parameters"], types, right=(2, 3)),
         ]
     )
+
+
+def _wrapped(value: str, indent: int) -> str:
+    """Lines of a value that end before column 80, those after the first indented."""
+    lines = [part for line in value.split("\n") for part in textwrap.wrap(line, 80 - indent) or [""]]
+    return ("\n" + " " * indent).join(lines)

@@ -116,6 +116,21 @@ def test_every_method_and_size_is_tried_and_the_closest_kept(
     assert capsys.readouterr().out == ""
 
 
+def test_of_candidates_that_agree_alike_the_one_of_least_divergence_is_kept(
+    graph: onnx.ModelProto, manifest: Manifest, checkpoint: Checkpoint, source: Callable[[int], Source]
+) -> None:
+    """One class is far ahead in every image, so that all candidates agree on all."""
+    ahead = checkpoint.state_dict["fc.bias"] + 20 * torch.eye(10)[3]
+    changed = replace(checkpoint, state_dict=dict(checkpoint.state_dict) | {"fc.bias": ahead})
+    proto = onnx.load_from_string(graph.SerializeToString())
+    bias = next(tensor for tensor in proto.graph.initializer if tensor.name == "net.fc.bias")
+    bias.CopyFrom(onnx.numpy_helper.from_array(ahead.numpy(), bias.name))
+    model = Model(name="random", manifest=manifest, backend=TorchBackend(changed, "cpu"))
+    _, record = quantize(proto, manifest, model, Quantization(data=source(64)))
+    assert [row["agreement"] for row in record["table"]] == [1, 1, 1]
+    assert record["method"] == min(record["table"], key=lambda row: row["kl_divergence"])["method"]
+
+
 def test_images_to_judge_by_are_others_and_the_table_is_what_plain_onnxruntime_finds_on_them(
     graph: onnx.ModelProto, manifest: Manifest, reference: Model, source: Callable[[int], Source]
 ) -> None:
