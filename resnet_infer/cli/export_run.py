@@ -20,10 +20,10 @@ from resnet_infer.export.calibrate import Quantization, candidates
 from resnet_infer.export.engine_builder import BuildOptions
 from resnet_infer.export.gate import Gate, describe_gate
 from resnet_infer.export.to_onnx import check_request, export_onnx
-from resnet_infer.export.to_tensorrt import Built, build_engine, check_gate_runs
+from resnet_infer.export.to_tensorrt import Built, build_engine, built_from, check_gate_runs
 from resnet_infer.export.to_triton import export_triton
 from resnet_infer.manifest import Manifest
-from resnet_infer.model.checkpoints import Checkpoint, Overrides, is_checkpoint_file, load_checkpoint
+from resnet_infer.model.checkpoints import Overrides, is_checkpoint_file, load_checkpoint
 from resnet_infer.precisions import Layer, float_layers, summary
 from resnet_infer.protocols import protocol_for, protocol_of_head
 from resnet_infer.report.console import progress, working
@@ -111,7 +111,7 @@ def _to_tensorrt(request: Request, onnx_path: Path, path: Path) -> Iterator[str]
         made = make_onnx(plain, onnx_path)
         if made.quantization:
             yield search_table(made.quantization) + "\n"
-    manifest, reference = _reference(request, onnx_path)
+    manifest = built_from(onnx_path)
     head = manifest.head or "pooled"
     profiles = profiles_for(
         protocol_of_head(head, manifest.spec, manifest.preprocessing, sides(given.scales)),
@@ -133,24 +133,22 @@ def _to_tensorrt(request: Request, onnx_path: Path, path: Path) -> Iterator[str]
     gate = _gate(given, manifest, head)
     with progress("building", None, "steps") as advance:
         built = build_engine(
-            onnx_path, path, build, gate=gate, reference=reference, progress=lambda phase, step, steps: advance(1)
+            onnx_path,
+            path,
+            build,
+            gate=gate,
+            reference=_reference(request, onnx_path) if gate else None,
+            progress=lambda phase, step, steps: advance(1),
         )
     yield from describe_engine(built, path)
 
 
-def _reference(request: Request, onnx_path: Path) -> tuple[Manifest, Model | None]:
-    """The graph's manifest, and, where there is a gate, the model that the engine is compared with."""
+def _reference(request: Request, onnx_path: Path) -> Model:
+    """What an engine is compared with: the checkpoint in PyTorch, or the ONNX file that it is built from."""
     if request.exported:
-        opened = open_model(str(onnx_path), device="cpu")
-        return opened.manifest, opened if request.given.gate_data else None
-    checkpoint: Checkpoint = load_checkpoint(request.model, request.overrides)
-    from resnet_infer.backends.onnx_file import stored_manifest
-
-    manifest = stored_manifest(load_graph(onnx_path), str(onnx_path))
-    assert manifest is not None
-    if not request.given.gate_data:
-        return manifest, None
-    return manifest, Model(name=checkpoint.name, manifest=checkpoint.manifest, backend=TorchBackend(checkpoint))
+        return open_model(str(onnx_path))
+    checkpoint = load_checkpoint(request.model, request.overrides)
+    return Model(name=checkpoint.name, manifest=checkpoint.manifest, backend=TorchBackend(checkpoint))
 
 
 def _quantization(given: Flags, precision: str, arrangement: str) -> Quantization | None:

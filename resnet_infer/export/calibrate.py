@@ -84,9 +84,11 @@ def quantize(
     `advance` is called with 1 after every candidate. Raises DataError if there are too few images or one cannot be
     read, GateError if even the best candidate is no use.
     """
+    if manifest.precision == "fp8" and wanted.arrangement != "tensorrt":
+        raise UsageError("fp8 is for TensorRT; use the arrangement tensorrt")
     calibration, held_out = _split(wanted)
-    protocol = protocol_for("single-crop", manifest.spec, manifest.preprocessing)
-    truth = truth_of(reference, wanted.data)
+    protocol = _crops(manifest)
+    truth = _truth(reference, wanted.data)
     held_truth = None if truth is None else [truth[index] for index in held_out]
     expected_NK = probabilities(reference, protocol, wanted.data, held_out)
     reduce_range = wanted.reduce_range
@@ -142,6 +144,23 @@ def quantize(
     }
 
 
+def _crops(manifest: Manifest) -> Protocol:
+    """Single crops, for a dense head of the size at which its map is one window."""
+    spec, preprocessing = manifest.spec, manifest.preprocessing
+    if manifest.head == "dense":
+        resize = max(preprocessing.resize, spec.native_size)
+        return protocol_for("single-crop", spec, preprocessing, resize=resize, crop=spec.native_size)
+    return protocol_for("single-crop", spec, preprocessing)
+
+
+def _truth(reference: Model, source: Source) -> Sequence[int] | None:
+    """The classes of the images if they are the model's: errors are shown then, but nothing depends on them."""
+    try:
+        return truth_of(reference, source)
+    except DataError:
+        return None
+
+
 def candidates(wanted: Quantization) -> int:
     """How many will be tried: methods times numbers of images."""
     calibration, _ = _split(wanted)
@@ -172,7 +191,7 @@ def _ranges(
     """(method, number of images, ranges): every method sees each image once, its ranges taken on the way."""
     path = folder / "float.onnx"
     onnx.save(graph, path)
-    protocol = protocol_for("single-crop", manifest.spec, manifest.preprocessing)
+    protocol = _crops(manifest)
     for method in [wanted.method] if wanted.method else METHODS:
         kind, options = CALIBRATORS[method]
         calibrator = create_calibrator(

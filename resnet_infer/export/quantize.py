@@ -6,8 +6,8 @@ over 49 values, or of a score, would be ties. Arrangements differ because what i
 
 - `onnxruntime`: uint8 with zero point 0 behind a ReLU, which is then part of the rounding, and 128 elsewhere; a
   convolution's own output is quantised too. Fused to QLinearConv and QLinearAdd; signed activations would not be.
-- `tensorrt`: int8 with zero point 0, the only one it takes; bias in float; one side of an addition comes straight from
-  its convolution, which then adds the other side in its epilogue.
+- `tensorrt`: int8 with zero point 0, the only one it takes; bias in float; nothing is rounded inside a convolution with
+  its addition and ReLU, which are one kernel there.
 
 Sources: onnxruntime.ai/docs/performance/model-optimizations/quantization; TensorRT developer guide, "Q/DQ placement".
 """
@@ -77,7 +77,7 @@ def quantized_graph(
     made: onnx.ModelProto = quantizer.model.model
     _float_logits(made.graph)
     if signed:
-        _add_in_epilogue(made.graph)
+        _leave_epilogues(made.graph)
     if precision == "fp8":
         _to_fp8(made, graph)
     _remove_unused(made.graph)
@@ -112,19 +112,28 @@ def _float_logits(graph: onnx.GraphProto) -> None:
         graph.node.remove(before)
 
 
-def _add_in_epilogue(graph: onnx.GraphProto) -> None:
-    """Give every addition one convolution's output as it is."""
+def _leave_epilogues(graph: onnx.GraphProto) -> None:
+    """Take away the roundings inside what TensorRT fuses: convolution, addition of the other side, ReLU.
+
+    A ReLU reads its maker's output as it is, an addition one convolution's: rounding there would end the fusion, and
+    cost accuracy twice.
+    """
     producers = _producers(graph)
+
+    def before_rounding(name: str) -> tuple[str, NodeProto] | None:
+        dequantize = producers.get(name)
+        quantize = producers.get(dequantize.input[0]) if dequantize is not None else None
+        maker = producers.get(quantize.input[0]) if quantize is not None else None
+        return (quantize.input[0], maker) if quantize is not None and maker is not None else None
+
     for node in graph.node:
-        if node.op_type != "Add":
-            continue
-        for side, name in enumerate(node.input):
-            dequantize = producers.get(name)
-            quantize = producers.get(dequantize.input[0]) if dequantize is not None else None
-            maker = producers.get(quantize.input[0]) if quantize is not None else None
-            if quantize is not None and maker is not None and maker.op_type == "Conv":
-                node.input[side] = quantize.input[0]
-                break
+        if node.op_type == "Relu" and (found := before_rounding(node.input[0])):
+            node.input[0] = found[0]
+        elif node.op_type == "Add":
+            for side, name in enumerate(node.input):
+                if (found := before_rounding(name)) and found[1].op_type == "Conv":
+                    node.input[side] = found[0]
+                    break
 
 
 def _to_fp8(made: onnx.ModelProto, graph: onnx.ModelProto) -> None:

@@ -115,6 +115,11 @@ def build_engine(
     return Built(record=record, key=key, cache_hit=kept is not None)
 
 
+def built_from(onnx_path: Path) -> Manifest:
+    """The manifest of a graph that an engine can be built from; raises ArtifactError or GateError for any other."""
+    return _graph_of(onnx_path)[1]
+
+
 def check_gate_runs(flavour: Flavour) -> None:
     """Raise BackendError before a long build if an engine of this flavour could not be gated here."""
     if this_host(flavour).capability is None:

@@ -56,7 +56,9 @@ def test_without_a_gpu_the_engine_says_what_it_needs_and_how_to_rebuild(files: P
     engine = files / "net.engine"
     with pytest.raises(ArtifactError, match=r"net\.engine: cannot run here: it needs an NVIDIA GPU") as caught:
         open_model(str(engine))
-    assert "resnet-infer export random --to tensorrt --head dense --scales 32,36,40,44,48 -o net.engine" in str(caught.value)
+    assert "resnet-infer export random --to tensorrt --head dense --scales 32,36,40,44,48 -o net.engine" in str(
+        caught.value
+    )
 
 
 def altered(files: Path, folder: Path, change: Callable[[EngineRecord], EngineRecord]) -> str:

@@ -224,3 +224,38 @@ def test_an_exported_file_keeps_the_record_and_runs_with_no_flags(
     tiles = torch.stack([torch.from_numpy(picture(SIDE, SIDE, seed)) for seed in range(20)]).permute(0, 3, 1, 2)
     found, expected = (backend.run(tiles, "pooled") for backend in (model.backend, reference.backend))
     assert 0 < float((found - expected).abs().mean()) < 0.05 * float(expected.std())
+
+
+def test_fp8_is_arranged_for_tensorrt_or_refused(
+    graph: onnx.ModelProto, manifest: Manifest, reference: Model, source: Callable[[int], Source]
+) -> None:
+    wanted = Quantization(data=source(64), images=32, method="minmax")
+    with pytest.raises(UsageError, match="fp8 is for TensorRT"):
+        quantize(graph, replace(manifest, precision="fp8"), reference, wanted)
+
+
+def test_a_dense_head_of_a_larger_crop_is_judged_where_its_map_is_one_window(
+    small_net: ResNet, source: Callable[[int], Source], tmp_path: Path
+) -> None:
+    manifest = Manifest(spec=small_net.spec, preprocessing=Preprocessing(resize=40, crop=40), labels=LABELS)
+    larger = Checkpoint(name="random", manifest=manifest, state_dict=dict(small_net.state_dict()))
+    wanted = Quantization(data=source(64), images=32, method="minmax")
+    made = export_onnx(larger, tmp_path / "net.onnx", head="dense", precision="int8", quantization=wanted)
+    assert made.quantization["held_out"] == 32
+
+
+def test_folders_that_are_no_classes_of_the_model_do_not_matter(
+    graph: onnx.ModelProto,
+    manifest: Manifest,
+    reference: Model,
+    picture: Callable[..., Picture],
+    encode: Any,
+    tmp_path: Path,
+) -> None:
+    with zipfile.ZipFile(tmp_path / "years.zip", "w") as archive:
+        for number in range(64):
+            archive.writestr(f"{2019 + number % 2}/{number}.png", encode(picture(SIDE, SIDE, number)))
+    wanted = Quantization(data=open_source(tmp_path / "years.zip"), images=32, method="minmax")
+    _, record = quantize(graph, manifest, reference, wanted)
+    assert record["reference_held_out_errors"] is None
+    assert record["table"][0]["agreement"] > 0.8

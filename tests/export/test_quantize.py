@@ -29,17 +29,16 @@ from resnet_infer.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessin
 
 SIDE = 16
 MADE = [("int8", "onnxruntime"), ("int8", "tensorrt"), ("fp8", "tensorrt")]
-Picture = NDArray[np.uint8]
 Make = Callable[..., onnx.ModelProto]
 
 
 @pytest.fixture(scope="module")
-def pictures(picture: Callable[..., Picture]) -> list[Picture]:
+def pictures(picture: Callable[..., NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
     return [picture(SIDE, SIDE, seed) for seed in range(80)]
 
 
 @pytest.fixture(scope="module")
-def images(pictures: list[Picture]) -> NDArray[np.float32]:
+def images(pictures: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
     mean, std = (np.array(triple).reshape(1, 3, 1, 1) for triple in (IMAGENET_MEAN, IMAGENET_STD))
     return ((np.stack(pictures).transpose(0, 3, 1, 2) / 255 - mean) / std).astype(np.float32)
 
@@ -134,8 +133,7 @@ def test_for_onnxruntime_activations_are_uint8_and_relus_are_part_of_the_roundin
     for node in quantizers:
         zero, scale = stored[node.input[2]], stored[node.input[1]]
         low, high = (float(np.asarray(end).min()) for end in ranges[node.input[0]].range_value)
-        assert zero.dtype == np.uint8
-        assert zero == (0 if low >= 0 else 128)
+        assert (zero.dtype, int(zero)) == (np.uint8, 0 if low >= 0 else 128)
         largest = high / 255 if low >= 0 else max(-low / 128, high / 127)
         assert float(scale) == pytest.approx(largest, rel=0.01)
     assert len(nodes(proto, "Add")) == 9
@@ -167,6 +165,8 @@ def test_for_tensorrt_zero_points_are_0_bias_is_float_and_additions_follow_a_con
         assert float(stored[node.input[1]]) == pytest.approx(largest_of(ranges, node) / 127, rel=1e-3)
     assert {stored[node.input[2]].dtype for node in nodes(proto, "Conv", "Gemm")} == {np.dtype(np.float32)}
     assert len(nodes(proto, "Add")) == 9
+    makers = {output: node.op_type for node in proto.graph.node for output in node.output}
+    assert {makers[node.input[0]] for node in nodes(proto, "Relu")} == {"Conv", "Add"}  # nothing is rounded between
     for node in nodes(proto, "Add"):
         assert sorted(by[name].op_type for name in node.input) == ["Conv", "DequantizeLinear"]
     assert error(plain(proto, images), plain(graph, images)) < 0.05
@@ -214,7 +214,7 @@ def test_fp8_is_e4m3_in_opset_19_and_weights_are_within_half_a_step(
 
 def test_fp8_in_our_onnxruntime_is_what_the_graph_says(
     make: Make, graph: onnx.ModelProto, checkpoint: Checkpoint, images: NDArray[np.float32],
-    pictures: list[Picture], tmp_path: Path,
+    pictures: list[NDArray[np.uint8]], tmp_path: Path,
 ) -> None:  # fmt: skip
     """ONNX's own reference implementation in numpy, on two images; and fp32 by its best class on all."""
     proto = make("fp8", "tensorrt")
@@ -290,12 +290,10 @@ def test_cpus_that_saturate_are_those_without_vnni() -> None:
     if flags is None:
         pytest.skip("no x86 flags in /proc/cpuinfo")
     assert saturates_int8() == (not any(flag in flags for flag in ("avx512_vnni", "avx_vnni", "amx_int8")))
-    value = onnx.helper.make_tensor_value_info
+    value, product = onnx.helper.make_tensor_value_info, onnx.helper.make_node("MatMulInteger", ["a", "b"], ["c"])
     a, c = value("a", TensorProto.UINT8, [8, 64]), value("c", TensorProto.INT32, [8, 8])
     weights = numpy_helper.from_array(np.full((64, 8), 127, np.int8), "b")
-    body = onnx.helper.make_graph(
-        [onnx.helper.make_node("MatMulInteger", ["a", "b"], ["c"])], "product", [a], [c], [weights]
-    )
+    body = onnx.helper.make_graph([product], "product", [a], [c], [weights])
     proto = onnx.helper.make_model(body, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     (product,) = session.run(None, {"a": np.full((8, 64), 255, np.uint8)})
