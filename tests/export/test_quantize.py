@@ -165,8 +165,7 @@ def test_for_tensorrt_zero_points_are_0_bias_is_float_and_additions_follow_a_con
         assert float(stored[node.input[1]]) == pytest.approx(largest_of(ranges, node) / 127, rel=1e-3)
     assert {stored[node.input[2]].dtype for node in nodes(proto, "Conv", "Gemm")} == {np.dtype(np.float32)}
     assert len(nodes(proto, "Add")) == 9
-    makers = {output: node.op_type for node in proto.graph.node for output in node.output}
-    assert {makers[node.input[0]] for node in nodes(proto, "Relu")} == {"Conv", "Add"}  # nothing is rounded between
+    assert {by[node.input[0]].op_type for node in nodes(proto, "Relu")} == {"Conv", "Add"}  # not rounded between
     for node in nodes(proto, "Add"):
         assert sorted(by[name].op_type for name in node.input) == ["Conv", "DequantizeLinear"]
     assert error(plain(proto, images), plain(graph, images)) < 0.05
