@@ -81,7 +81,8 @@ def processes(device: str) -> Iterator[Processes]:
 def synchronised(net: nn.Module, device: torch.device) -> nn.Module:
     """The network with batch-norm statistics over all processes; weights and their names stay."""
     if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(net)
+        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(net)  # type: ignore[no-untyped-call]
+        return converted
     for parent in list(net.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.BatchNorm2d):
@@ -99,7 +100,7 @@ class SyncedBatchNorm(nn.BatchNorm2d):
         if not self.training:
             return super().forward(x_BCHW)
         own_var_C, own_mean_C = torch.var_mean(x_BCHW.float(), (0, 2, 3), correction=0)
-        total_2C: Tensor = _Sum.apply(torch.stack((own_mean_C, own_var_C + own_mean_C**2)))  # type: ignore[no-untyped-call]
+        total_2C: Tensor = _Sum.apply(torch.stack((own_mean_C, own_var_C + own_mean_C**2)))
         mean_C, square_C = total_2C / dist.get_world_size()
         var_C = square_C - mean_C**2
         self._remember(mean_C.detach(), var_C.detach(), x_BCHW.numel() // x_BCHW.shape[1] * dist.get_world_size())

@@ -34,7 +34,7 @@ Batch = tuple[Tensor, Tensor, Tensor]
 class Images(Protocol):
     """A training set."""
 
-    def mean_HWC(self) -> Tensor:
+    def mean_image(self) -> Tensor:
         """The mean image in [0, 1], float64, of the network's input size."""
         ...
 
@@ -55,7 +55,7 @@ class InMemory:
         self.recipe = recipe
         self.device = device
 
-    def mean_HWC(self) -> Tensor:
+    def mean_image(self) -> Tensor:
         """See Images."""
         return (self.images_NHWC.sum(0, dtype=torch.float64) / len(self.images_NHWC) / 255).cpu()
 
@@ -88,7 +88,7 @@ class Streamed:
         self.device = device
         self.workers = auto_workers(len(source.samples), device.type) if workers is None else workers
 
-    def mean_HWC(self) -> Tensor:
+    def mean_image(self) -> Tensor:
         """See Images; of at most MEAN_IMAGES images, their centre crops."""
         count = len(self.source.samples)
         positions = range(0, count, max(1, count // MEAN_IMAGES))

@@ -71,7 +71,7 @@ class _Run:
         torch.backends.cudnn.benchmark = group.device.type == "cuda"
         self.fingerprint = saved.fingerprint(job.training)
         self.images = training_images(job, group.device, group.rank, group.world)
-        self.mean_HWC = state.mean_HWC if state else self.images.mean_HWC()
+        self.mean_HWC = state.mean_HWC if state else self.images.mean_image()
         self.testing = Kept(job.testing) if job.testing and recipe.loading == "memory" else job.testing
         preprocessing = network.preprocessing_of(self.mean_HWC, recipe)
         self.manifest = network.manifest_of(job.spec, preprocessing, job.labels, recipe)
@@ -155,7 +155,7 @@ class _Run:
         return self.group.any(asked.signal) if self.done % AGREE_EVERY == 0 else 0
 
     def _losses(self) -> Tensor:
-        """Loss and error, (N, 2) on the CPU, of the iterations since the last record; TrainingError if one is no number."""
+        """Loss and error since the last record, (N, 2) on the CPU; raises TrainingError if a loss is not a number."""
         window_N2 = self.group.mean(torch.stack(self.window)).cpu() if self.window else torch.zeros(0, 2)
         odd = (~torch.isfinite(window_N2[:, 0])).nonzero().flatten().tolist()
         if odd:
@@ -235,8 +235,9 @@ class _Run:
         try:
             saved.save_state(self.job.folder, state)
         except (OSError, ResnetInferError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise TrainingError(
-                f"the checkpoint of iteration {self.done} was not written: {error}; {self._kept()}"
+                f"the checkpoint of iteration {self.done} was not written ({reason}); {self._kept()}"
             ) from error
         self.saved_at = self.done
         self._write_weights(saved.LAST)

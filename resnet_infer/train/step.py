@@ -104,7 +104,7 @@ class CapturedStep:
         state = [*self.step.net.parameters(), *self.step.net.buffers()]
         momentum = {p: s["momentum_buffer"].clone() for p, s in optimizer.state.items()}
         before = [tensor.detach().clone() for tensor in state]
-        side = torch.cuda.Stream()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(WARM_UPS):
