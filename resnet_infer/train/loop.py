@@ -105,6 +105,8 @@ class _Run:
         if self.group.world > 1:
             ids = [self.group.device] if on_cuda else None
             net = nn.parallel.DistributedDataParallel(net, device_ids=ids, broadcast_buffers=False)
+        if self.recipe.compile:
+            net = torch.compile(net)  # type: ignore[assignment]
         step = EagerStep(net, self.optimizer, normalize, self.recipe)
         return CapturedStep(step) if on_cuda and self.group.world == 1 and self.recipe.loading == "memory" else step
 

@@ -75,6 +75,7 @@ class Recipe:
     mean: Mean = _field("pixel", "What is subtracted: the mean of every pixel or of every channel.")
     hold_out: int = _field(0, "Training images set aside to test on; the paper's split is 5000.")
     precision: Precision = _field("auto", "fp32, bf16, or auto: bf16 where the hardware has it.")
+    compile: bool = _field(False, "Compile the network with torch.compile; on a CPU that needs a C++ compiler.")
     sync_bn: bool = _field(True, "Batch-norm statistics over all processes instead of each.")
     seed: int = _field(0, "Of weights, order and augmentation.")
     log_every: int = _field(100, "Iterations over which loss and training error are averaged.")
