@@ -74,6 +74,7 @@ def train(
     if "drops" in values:
         values["drops"] = _numbers(values["drops"])
     from resnet_infer.data.sources import open_inputs, open_source
+    from resnet_infer.train.curves import PAGE, write_curves
     from resnet_infer.train.job import new_job, resumed_job
     from resnet_infer.train.loop import train as run
 
@@ -101,7 +102,10 @@ def train(
         )
     result = run(job, device=device, state=state)
     if result:
+        drawn = write_curves(folder, job.spec.name)
         print(summary(job.spec.name, folder, result))
+        if drawn:
+            print(f"curves:  {folder / PAGE}")
 
 
 def _folder(output: Path | None, resume: Path | None) -> Path:
