@@ -81,15 +81,15 @@ def overview(bundled: Sequence[Bundled]) -> str:
         [
             "# Bundled checkpoints",
             "",
-            "Trained by `resnet-infer train`; they load by key from a clone and from an installed wheel alike, with no",
-            "network: `resnet-infer predict photo.jpg -m resnet20.cifar10`. This page and the cards are generated from the",
-            "metrics files by `python -m resnet_infer.train.bundle models`.",
+            "Trained by `resnet-infer train`. They load by key, from a clone and from an installed wheel, with no",
+            "network: `resnet-infer predict photo.jpg -m resnet20.cifar10`. This page and the cards are generated",
+            "from the metrics files by `python -m resnet_infer.train.bundle models`.",
             "",
             "| key | parameters | iterations | test error % | wrong | paper, 64,000 iterations |",
             "|---|--:|--:|--:|--:|--:|",
             *rows,
             "",
-            "The paper's column is Table 6, which has no plain networks. A schedule shorter than the paper's ends higher.",
+            "The paper's column is Table 6, which has no plain networks. A shorter schedule ends higher.",
             "",
         ]
     )

@@ -96,8 +96,6 @@ class _Run:
         self.begun = self.mark = time.perf_counter()
         self.aside_s = 0.0
         """Spent on tests and checkpoints since the last record."""
-        if group.leads and not state:
-            saved.write_bytes(job.folder / saved.RECIPE, recipe.to_toml().encode())
 
     def _step(self, normalize: Normalize) -> Step:
         net: nn.Module = self.net
