@@ -114,6 +114,9 @@ class Cifar10:
             files = [name.decode() for batch in batches for name in batch[b"filenames"]]
             if not len(data) == len(labels) == len(files):
                 raise ValueError(f"{len(data)} images, {len(labels)} labels, {len(files)} names")
+        except FileNotFoundError as error:
+            missing = Path(str(error.filename)).name
+            raise DataError(f"{folder}: its {missing} is missing; unpack the whole archive") from error
         except (KeyError, IndexError, ValueError, TypeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
             raise DataError(f"{folder}: not a readable cifar-10-batches-py folder ({error!r})") from error
         self._pixels = np.ascontiguousarray(data.transpose(0, 2, 3, 1))

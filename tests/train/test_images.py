@@ -68,12 +68,12 @@ def test_a_fingerprint_is_of_names_and_classes(images: Path, test_images: Path, 
 def batches(tmp_path: Path) -> Path:
     """A cifar-10-batches-py folder of two images a batch, each of one value: its batch's number."""
     meta = {b"label_names": [name.encode() for name in ("cat", "dog")]}
-    (tmp_path / "batches.meta").write_bytes(pickle.dumps(meta, protocol=2))
+    (tmp_path / "batches.meta").write_bytes(pickle.dumps(meta, protocol=4))
     for number, name in enumerate(["test_batch", *(f"data_batch_{i}" for i in range(1, 6))]):
         data = np.full((2, 3072), number, dtype=np.uint8)
         batch: dict[bytes, Any] = {b"data": data, b"labels": [0, 1]}
         batch[b"filenames"] = [f"{number}{i}.png".encode() for i in range(2)]
-        (tmp_path / name).write_bytes(pickle.dumps(batch, protocol=2))
+        (tmp_path / name).write_bytes(pickle.dumps(batch, protocol=4))
     return tmp_path
 
 
