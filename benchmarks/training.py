@@ -2,8 +2,8 @@
 
 - plain: a Dataset of uint8 arrays, torchvision's transforms on PIL images (pad 4, crop, mirror, to a float tensor,
   normalise), a DataLoader in the same process, float32, contiguous NCHW, eager, SGD: the loop of a tutorial.
-- ours: what `resnet-infer train --recipe cifar10` does: images in memory, batches augmented at once, channels_last, bf16
-  where the hardware has it, fused SGD; on a GPU the step is a CUDA graph.
+- ours: what `resnet-infer train --recipe cifar10` does: images in memory, batches augmented at once, channels_last,
+  bf16 where the hardware has it, fused SGD; on a GPU the step is a CUDA graph.
 - ours_compiled: the same with `--compile`.
 
 Every side has a process of its own and the same number of threads; they take turns; figures are medians. Loading,
@@ -94,7 +94,7 @@ def ours(data: Arrays, arch: str, batch: int, device: torch.device, *, compiled:
     held = InMemory(torch.from_numpy(data.images), data.classes, Stream(len(data), batch, 0), recipe, device)
     mean_HWC = held.mean_image()
     net = network.fresh(spec, recipe, mean_HWC).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    trained = torch.compile(net) if compiled else net
+    trained: torch.nn.Module = torch.compile(net) if compiled else net  # type: ignore[assignment]
     normalize = Normalize(network.preprocessing_of(mean_HWC, recipe), device)
     eager = EagerStep(trained, sgd(net, recipe), normalize, recipe)
     step = CapturedStep(eager) if device.type == "cuda" else eager
