@@ -130,6 +130,18 @@ class _Run:
             if self.done and self.group.world == 1:
                 self._save()
             raise DataError(f"{error}. The run stopped at iteration {self.done}; {self._kept()}") from error
+        except RuntimeError as error:
+            if reason := self._reason(error):
+                raise TrainingError(f"{reason}; {self._kept()}") from error
+            raise
+
+    def _reason(self, error: RuntimeError) -> str:
+        """What a user can do about an error of PyTorch's; nothing for one that is ours."""
+        if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+            return f"a batch of {self.recipe.batch} does not fit the memory of {self.group.device}; lower --batch"
+        if self.recipe.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            return f"torch.compile failed ({str(error).strip().splitlines()[0]}); leave out --compile"
+        return ""
 
     def result(self) -> Result:
         """How the run ended."""
