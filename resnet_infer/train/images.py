@@ -6,6 +6,7 @@ decodes and augments in worker processes, a batch in each: photographs. What an 
 Shapes: N training images, B of a batch, H and W pixels, C is 3.
 """
 
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -149,6 +150,7 @@ class _Batches(Dataset[tuple[Tensor, Tensor, Tensor, str]]):
 
 
 def _in_worker(number: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the run itself saves and ends its workers
     torch.set_num_threads(1)
     keep_freed_memory()
 

@@ -56,6 +56,8 @@ def new_job(
     settled = recipe_for(recipe, spec, values)
     settled = replace(settled, precision=resolved_precision(settled, torch_device(device)))  # type: ignore[arg-type]
     training, testing = _parts(source, testing, settled)
+    if testing is not None:
+        class_indices(testing, labels, spec.classes)  # raises now rather than at the first test
     saved.write_bytes(folder / saved.RECIPE, settled.to_toml().encode())  # fails now rather than after the first hours
     return Job(
         spec=spec,

@@ -68,7 +68,9 @@ class _Run:
         self.job = job
         self.group = group
         self.recipe = recipe = job.recipe
-        torch.backends.cudnn.benchmark = group.device.type == "cuda"
+        if group.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         self.fingerprint = saved.fingerprint(job.training)
         self.images = training_images(job, group.device, group.rank, group.world)
         self.mean_HWC = state.mean_HWC if state else self.images.mean_image()

@@ -172,7 +172,12 @@ def recipe_for(named: str, spec: ModelSpec, values: Mapping[str, Any]) -> Recipe
         remedy = f"{named}: set name to one of them" if "name" not in in_file else "Or give a TOML file."
         raise UnknownNameError("recipe", name, RECIPES, f"There are {', '.join(RECIPES)}. {remedy}")
     recipe = RECIPES[name]
-    if recipe.crop == 32 and spec.layers >= WARMUP_LAYERS and spec.stem == "cifar":
+    if recipe.crop != spec.native_size and not {"crop"} & (in_file.keys() | values.keys()):
+        raise UsageError(
+            f"the recipe {name} is for inputs of {recipe.crop} pixels, and {spec.name} for {spec.native_size}; "
+            "choose another --recipe, or say --crop"
+        )
+    if name == "cifar10" and spec.layers >= WARMUP_LAYERS:
         recipe = replace(recipe, warmup_lr=WARMUP_LR)
     return recipe.with_values(in_file).with_values(values)
 

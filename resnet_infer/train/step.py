@@ -8,6 +8,7 @@ Shapes: B images, H and W pixels, C is 3, K classes.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +32,7 @@ def resolved_precision(recipe: Recipe, device: torch.device) -> str:
         return recipe.precision
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    has = torch.cpu.get_capabilities()
+    has: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return "bf16" if has.get("amx_bf16") or has.get("avx512_bf16") else "fp32"
 
 

@@ -2,13 +2,14 @@
 
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from resnet_infer.train.saved import load_state
+from resnet_infer.train.saved import load_state, save_state
 
 Run = Callable[..., Any]
 QUICK = ("--arch", "resnet20", "--batch", 8, "--workers", 0, "--device", "cpu", "--iterations", 6)
@@ -34,22 +35,38 @@ def test_unreadable_images_are_listed_before_anything_runs(run: Run, images: Pat
 
 
 def test_an_unreadable_image_in_a_stream_stops_the_run_and_saves_it(run: Run, images: Path, tmp_path: Path) -> None:
-    broken = with_entry(images, tmp_path / "a.zip", "red/broken.png", b"\x89PNG nothing")
-    flags = ("--loading", "stream", "--mean", "channel", *QUICK, "--iterations", 20)
-    result = run("train", broken, "-o", tmp_path / "run", *flags)
+    """It was whole when the run began: otherwise it would have been found with the mean."""
+    data, folder = tmp_path / "a.zip", tmp_path / "run"
+    data.write_bytes(images.read_bytes())
+    flags = ("--loading", "stream", "--mean", "channel", "--save-every", 1000)
+    assert run("train", data, "-o", folder, *QUICK, *flags, "--iterations", 2).code == 0
+    state = load_state(folder)
+    longer = replace(state, recipe=dict(state.recipe) | {"iterations": 40})
+    save_state(folder, longer)
+    with zipfile.ZipFile(images) as whole, zipfile.ZipFile(data, "w") as damaged:
+        for name in whole.namelist():
+            damaged.writestr(name, b"\x89PNG nothing" if name == "red/003.png" else whole.read(name))
+    result = run("train", data, "--resume", folder, "--workers", 0)
     assert result.code == 1
-    assert "red/broken.png" in result.err
+    at = load_state(folder).iteration
+    assert 2 <= at < 40
+    assert "red/003.png: not an image" in result.error
+    assert f"stopped at iteration {at}; the checkpoint of iteration {at} is kept" in result.error
 
 
 def test_one_class(run: Run, images: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(images) as whole, zipfile.ZipFile(tmp_path / "red.zip", "w") as part:
         for name in whole.namelist():
             if name.startswith("red/"):
-                part.writestr(f"all/{name}", whole.read(name))
-        part.writestr("all/red/sub/0.png", whole.read("red/000.png"))
+                part.writestr(name, whole.read(name))
+                (tmp_path / Path(name).name).write_bytes(whole.read(name))
     result = run("train", tmp_path / "red.zip", "-o", tmp_path / "run", *QUICK)
     assert result.code == 1
-    assert "class" in result.error
+    assert "one folder ('red') holds all 8 images, with no class folders" in result.error
+    (tmp_path / "red.tsv").write_text("".join(f"{number:03}.png\tred\n" for number in range(8)))
+    result = run("train", tmp_path / "red.tsv", "-o", tmp_path / "run", *QUICK)
+    assert result.code == 1
+    assert "all 8 images are of one class ('red')" in result.error
 
 
 def test_images_smaller_than_the_crop(run: Run, write: Callable[..., Path], tmp_path: Path) -> None:
@@ -100,6 +117,7 @@ def test_a_loss_is_looked_at_before_it_is_saved(run: Run, images: Path, tmp_path
     ([], ["--arch is missing", "resnet-infer models"]),
     (["--arch", "resnet21"], ["unknown architecture 'resnet21'"]),
     (["--arch", "resnet20", "--recipe", "cifar"], ["unknown recipe 'cifar'", "cifar10, imagenet"]),
+    (["--arch", "resnet18"], ["recipe cifar10 is for inputs of 32 pixels, and resnet18 for 224", "--recipe"]),
     (["--arch", "resnet20", "--drops", "a"], ["--drops needs whole numbers"]),
     (["--arch", "resnet20", "--schedule", "cosine"], ["--schedule", "one-cycle"]),
     (["--arch", "resnet20", "--lr", "-1"], ["--lr must be above 0"]),
