@@ -36,9 +36,14 @@ def export(
     from resnet_infer.data.sources import open_source
     from resnet_infer.export.to_onnx import export_onnx
     from resnet_infer.model.checkpoints import is_checkpoint_file, load_checkpoint
+    from resnet_infer.model.resnet import INPUT_OFFSET
     from resnet_infer.report.console import working
 
     checkpoint = load_checkpoint(model, options.overrides(arch, mean, std, labels))
+    if INPUT_OFFSET in checkpoint.state_dict:
+        raise UsageError(
+            f"{model}: was trained with a per-pixel mean, which no export carries; train with --mean channel"
+        )
     stem = Path(model).stem if is_checkpoint_file(model) else model
     suffix = "".join(f".{part}" for part, usual in ((head, "pooled"), (precision, "fp32")) if part != usual)
     path = output or Path(f"{stem}{suffix}.onnx")

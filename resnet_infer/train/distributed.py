@@ -41,8 +41,8 @@ class Processes:
             value = value / self.world
         return value
 
-    def any(self, flag: int) -> int:
-        """The largest of the processes' flags."""
+    def largest(self, flag: int) -> int:
+        """The largest of the processes' values."""
         if self.world == 1:
             return flag
         flags = torch.tensor([flag], device=self.device)

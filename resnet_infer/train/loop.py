@@ -19,6 +19,7 @@ from resnet_infer.data.kept import Kept
 from resnet_infer.errors import DataError, ResnetInferError, Stopped, TrainingError
 from resnet_infer.model.checkpoints import save_checkpoint
 from resnet_infer.model.resnet import ResNet
+from resnet_infer.report.console import note
 from resnet_infer.report.rows import EvalRow
 from resnet_infer.train import network, saved
 from resnet_infer.train.display import Display
@@ -92,6 +93,8 @@ class _Run:
         self.last_test: EvalRow | None = None
         if state:
             self._restore(state)
+        elif group.leads and recipe.mean == "pixel":
+            note("the mean of every pixel is subtracted: these weights take one size; --mean channel has no such limit")
         self.step = self._step(Normalize(preprocessing, group.device))
         self.metrics = Metrics(job.folder, self.done) if group.leads else None
         self.display = Display(job.spec.name, self.done, recipe.iterations, shown=group.leads)
@@ -166,7 +169,7 @@ class _Run:
     def _asked_to_stop(self, asked: Asked) -> int:
         if self.group.world == 1:
             return asked.signal
-        return self.group.any(asked.signal) if self.done % AGREE_EVERY == 0 else 0
+        return self.group.largest(asked.signal) if self.done % AGREE_EVERY == 0 else 0
 
     def _losses(self) -> Tensor:
         """Loss and error since the last record, (N, 2) on the CPU; raises TrainingError if a loss is not a number."""

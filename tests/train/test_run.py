@@ -32,6 +32,8 @@ def test_weights_make_the_error_that_was_reported(
     tests = [record for record in read_metrics(folder) if record["kind"] == "test"]
     assert [record["iteration"] for record in tests] == [10, 20, 30]
     assert errors_by_eval(run, folder / "last.safetensors", test_images) == tests[-1]["test_errors"]
+    exported = run("export", folder / "last.safetensors", "-o", tmp_path / "net.onnx") if mean == "pixel" else None
+    assert exported is None or (exported.code, "per-pixel mean, which no export" in exported.error) == (2, True)
     lowest = min(record["test_errors"] for record in tests)
     assert errors_by_eval(run, folder / "best.safetensors", test_images) == lowest
     assert f"({tests[-1]['test_errors']} of 12)" in result.out
