@@ -28,7 +28,7 @@ from resnet_infer.train.interrupt import Asked, interruptible
 from resnet_infer.train.job import Job, training_images
 from resnet_infer.train.metrics import Metrics
 from resnet_infer.train.schedule import Schedule
-from resnet_infer.train.step import CapturedStep, EagerStep, Step, sgd
+from resnet_infer.train.step import CapturedStep, EagerStep, Step, momentum_of, restore_momentum, sgd
 
 AGREE_EVERY = 10
 """Iterations after which several processes ask each other whether one was told to stop."""
@@ -240,10 +240,7 @@ class _Run:
             data=self.fingerprint,
             mean_HWC=self.mean_HWC,
             weights=self.net.state_dict(),
-            momentum={
-                name: self.optimizer.state[parameter]["momentum_buffer"]
-                for name, parameter in self.net.named_parameters()
-            },
+            momentum=momentum_of(self.net, self.optimizer),
             schedule=self.schedule.state_dict(),
             window_N2=window_N2,
             best_err=self.best_err,
@@ -271,8 +268,6 @@ class _Run:
         self.done = self.saved_at = state.iteration
         self.best_err, self.before_s = state.best_err, state.seconds
         self.net.load_state_dict(dict(state.weights))
-        for name, parameter in self.net.named_parameters():
-            buffer = torch.empty_like(parameter, requires_grad=False).copy_(state.momentum[name])
-            self.optimizer.state[parameter]["momentum_buffer"] = buffer
+        restore_momentum(self.net, self.optimizer, state.momentum)
         self.schedule.load_state_dict(dict(state.schedule))
         self.window = list(state.window_N2.to(self.group.device))

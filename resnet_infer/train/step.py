@@ -7,7 +7,7 @@ launches that would cost more than the work.
 Shapes: B images, H and W pixels, C is 3, K classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -44,6 +44,20 @@ def sgd(net: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     return torch.optim.SGD(
         [group for group in groups if group["params"]], lr=recipe.lr, momentum=recipe.momentum, fused=True
     )
+
+
+def momentum_of(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The momentum of every parameter by its name; none before the first step, or if the recipe has none."""
+    held = {name: optimizer.state.get(parameter, {}) for name, parameter in net.named_parameters()}
+    return {name: state["momentum_buffer"] for name, state in held.items() if state.get("momentum_buffer") is not None}
+
+
+def restore_momentum(net: nn.Module, optimizer: torch.optim.Optimizer, momentum: Mapping[str, Tensor]) -> None:
+    """The inverse of `momentum_of`."""
+    for name, parameter in net.named_parameters():
+        if name in momentum:
+            buffer = torch.empty_like(parameter, requires_grad=False).copy_(momentum[name])
+            optimizer.state[parameter]["momentum_buffer"] = buffer
 
 
 class EagerStep:
@@ -103,7 +117,7 @@ class CapturedStep:
         for group in optimizer.param_groups:
             group["lr"] = self._lr
         state = [*self.step.net.parameters(), *self.step.net.buffers()]
-        momentum = {p: s["momentum_buffer"].clone() for p, s in optimizer.state.items()}
+        momentum = {name: buffer.clone() for name, buffer in momentum_of(self.step.net, optimizer).items()}
         before = [tensor.detach().clone() for tensor in state]
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
@@ -114,9 +128,8 @@ class CapturedStep:
         with torch.no_grad():
             for tensor, value in zip(state, before, strict=True):
                 tensor.copy_(value)
-            for parameter, held in optimizer.state.items():
-                buffer = held["momentum_buffer"]
-                buffer.copy_(momentum.get(parameter, torch.zeros_like(buffer)))
+            for name, buffer in momentum_of(self.step.net, optimizer).items():
+                buffer.copy_(momentum.get(name, torch.zeros_like(buffer)))
         optimizer.zero_grad(set_to_none=True)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):

@@ -52,6 +52,12 @@ def test_the_same_seed_gives_the_same_weights(run: Run, images: Path, tmp_path: 
     assert files[0] == files[1]
 
 
+def test_a_run_without_momentum_goes_on(run: Run, images: Path, tmp_path: Path) -> None:
+    flags = ("--momentum", 0.0, "--iterations", 2)
+    assert run("train", images, "-o", tmp_path / "run", *QUICK, *flags).code == 0
+    assert run("train", images, "--resume", tmp_path / "run", "--workers", 0).code == 0
+
+
 def test_imagenets_recipe_streams_photographs(run: Run, images: Path, test_images: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "small.toml"
     recipe.write_text('name = "imagenet"\ncrop = 32\nscale_min = 36\nscale_max = 60\nbatch = 4\nprecision = "fp32"\n')
