@@ -22,6 +22,8 @@ from resnet_infer.train import saved
 from resnet_infer.train.metrics import FILE, read_metrics
 from resnet_infer.train.recipe import Recipe, read_toml, recipe_for
 
+OURS = ("loading", "precision", "compile", "sync_bn", "seed", "log_every", "eval_every", "save_every")
+"""Fields of a recipe that the paper says nothing of."""
 WEIGHTS, PAGE = "weights.safetensors", "README.md"
 
 
@@ -103,7 +105,7 @@ def card(each: Bundled) -> str:
     changed = [
         f"| {name} | {_value(value)} | {_value(paper[name])} |"
         for name, value in recipe.to_dict().items()
-        if value != paper[name]
+        if value != paper[name] and name not in OURS
     ]
     beside = f" The paper's, after 64,000 iterations: {each.paper_err:.2f} %." if each.paper_err is not None else ""
     last = [record for record in each.records if record["kind"] == "train"][-1]
@@ -119,7 +121,8 @@ def card(each: Bundled) -> str:
             f"Training error over the last {recipe.log_every} iterations: {last['train_err']:.2f} %.",
             "",
             f"Input: {each.manifest.preprocessing.describe()}.",
-            f"Made with {', '.join(f'{tool} {version}' for tool, version in each.manifest.versions.items())}.",
+            f"Arithmetic: {recipe.precision}{', compiled' if recipe.compile else ''}, seed {recipe.seed}. Made with "
+            f"{', '.join(f'{tool} {version}' for tool, version in each.manifest.versions.items())}.",
             "",
             "```sh",
             f"resnet-infer train train.zip --test-data test.zip --arch {spec.name} --recipe {saved.RECIPE} -o run",
