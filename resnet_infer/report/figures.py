@@ -23,6 +23,7 @@ body { max-width: 46rem; margin: 2rem auto; padding: 0 1rem }
 svg { width: 100%; height: auto }
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums }
 th, td { padding: .15rem .8rem; text-align: right; border-bottom: 1px solid #ddd }
+td { white-space: nowrap }
 th:first-child, td:first-child { text-align: left; padding-left: 0 }
 pre { background: #f6f6f6; padding: .8rem; overflow-x: auto }
 """
