@@ -68,6 +68,7 @@ def losses(folder: Path) -> list[float]:
     return [line["loss"] for line in lines if line["kind"] == "train"]
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_curve_of_one(images: Path, test_images: Path, tmp_path: Path) -> None:
     flags = ["--arch", "resnet20", "--batch", "8", "--iterations", "12", "--log-every", "1", "--precision", "fp32"]
     flags += ["--workers", "0", "--device", "cpu", "--lr", "0.01", "--test-data", str(test_images), "--save-every", "5"]
