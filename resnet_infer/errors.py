@@ -10,6 +10,8 @@
     │   └── ImageError          exit 1   one image that cannot be decoded
     ├── BackendError            exit 1   a device, provider or precision that is not there
     │   └── OutOfMemory         exit 1   a batch that does not fit, even of one tile
+    ├── TrainingError           exit 1   a run that cannot go on; its last good checkpoint is kept
+    │   └── Stopped             exit 130 or 143   a run ended by a signal, its state saved
     └── GateError               exit 3   an export that failed its check
 
 A message is one line: what was given, where, and what to do about it.
@@ -69,6 +71,18 @@ class BackendError(ResnetInferError):
 
 class OutOfMemory(BackendError):
     """The batch did not fit the device's memory; a smaller one may."""
+
+
+class TrainingError(ResnetInferError):
+    """A training run that cannot go on."""
+
+
+class Stopped(TrainingError):
+    """A run that a signal ended after its state was saved; exits as the shell reports that signal."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
 
 
 class GateError(ResnetInferError):

@@ -4,12 +4,13 @@ import os
 import pickle
 import tarfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from resnet_infer.data.sources import Pixels, Sample, classified
+from resnet_infer.data.sources import Part, Pixels, Sample, classified
 from resnet_infer.errors import DataError
 
 MAX_BYTES = 2**29
@@ -87,25 +88,35 @@ def _compressed(path: Path) -> bool:
 
 
 class Cifar10:
-    """The test batch of a `cifar-10-batches-py` folder as its authors distribute it.
+    """The test batch, or the five training batches, of a `cifar-10-batches-py` folder as its authors distribute it.
 
     Its pickles are read by an unpickler that builds arrays and plain values only.
     """
 
     left_out = ()
 
-    def __init__(self, folder: Path) -> None:
+    BATCHES: Mapping[Part, tuple[str, ...]] = {
+        "train": tuple(f"data_batch_{number}" for number in range(1, 6)),
+        "test": ("test_batch",),
+    }
+
+    def __init__(self, folder: Path, part: Part = "test") -> None:
         self.name = str(folder)
         try:
             names = _plain_pickle(folder / "batches.meta")[b"label_names"]
-            batch = _plain_pickle(folder / "test_batch")
-            data = np.asarray(batch[b"data"], dtype=np.uint8).reshape(-1, 3, 32, 32)
-            if min(batch[b"labels"]) < 0:
+            batches = [_plain_pickle(folder / batch) for batch in self.BATCHES[part]]
+            parts = [np.asarray(batch[b"data"], dtype=np.uint8).reshape(-1, 3, 32, 32) for batch in batches]
+            data = np.concatenate(parts)
+            numbers = [number for batch in batches for number in batch[b"labels"]]
+            if min(numbers) < 0:
                 raise ValueError("a label is below 0")
-            labels = [names[label].decode() for label in batch[b"labels"]]
-            files = [name.decode() for name in batch[b"filenames"]]
+            labels = [names[number].decode() for number in numbers]
+            files = [name.decode() for batch in batches for name in batch[b"filenames"]]
             if not len(data) == len(labels) == len(files):
                 raise ValueError(f"{len(data)} images, {len(labels)} labels, {len(files)} names")
+        except FileNotFoundError as error:
+            missing = Path(str(error.filename)).name
+            raise DataError(f"{folder}: its {missing} is missing; unpack the whole archive") from error
         except (KeyError, IndexError, ValueError, TypeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
             raise DataError(f"{folder}: not a readable cifar-10-batches-py folder ({error!r})") from error
         self._pixels = np.ascontiguousarray(data.transpose(0, 2, 3, 1))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from resnet_infer.data.sources import Source
 from resnet_infer.errors import DataError
-from resnet_infer.labels import Labels, index_by_order
+from resnet_infer.labels import Labels, imagenet1k, index_by_order
 from resnet_infer.report.console import note
 
 LABELLED = "a folder per class, a .zip or .tar of one, a `path<TAB>label` list, or cifar-10-batches-py"
@@ -40,6 +40,22 @@ def class_indices(source: Source, labels: Labels | None, classes: int) -> list[i
             "(--labels FILE states them)"
         )
     return [index[label] for label in given if label is not None]
+
+
+def labels_of(source: Source) -> Labels:
+    """The classes that a source's own labels make: in sorted order, by number if all are numbers.
+
+    Synset ids of ImageNet get their names as well. Raises DataError if no image has a label.
+    """
+    folders = {sample.label for sample in source.samples if sample.label is not None}
+    if not folders:
+        raise DataError(f"{source.name}: {_single_folder(source)}, and training needs them: give {LABELLED}")
+    names = sorted(folders, key=int) if all(name.isdecimal() for name in folders) else sorted(folders)
+    known = imagenet1k()
+    if folders <= set(known.ids):
+        name_of = dict(zip(known.ids, known.names, strict=True))
+        return Labels(names=tuple(name_of[name] for name in names), ids=tuple(names))
+    return Labels(names=tuple(names))
 
 
 def _single_folder(source: Source) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from glob import glob, has_magic
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from resnet_infer.errors import DataError, UsageError
 
 Pixels = NDArray[np.uint8]
 """(height, width, 3), RGB."""
+Part = Literal["train", "test"]
 
 IMAGE_SUFFIXES = {
     ".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm",
@@ -108,8 +109,25 @@ class Joined:
         return self._sources[index].read(own)
 
 
-def open_source(path: str | os.PathLike[str]) -> Source:
+class Subset:
+    """Some images of a source, in the order of the given positions."""
+
+    left_out = ()
+
+    def __init__(self, name: str, source: Source, positions: Sequence[int]) -> None:
+        self.name = name
+        self.samples = [source.samples[position] for position in positions]
+        self._source = source
+
+    def read(self, sample: Sample) -> bytes | Pixels:
+        """What the source reads."""
+        return self._source.read(sample)
+
+
+def open_source(path: str | os.PathLike[str], part: Part = "test") -> Source:
     """The source at a path: folder, .zip, .tar, list file, cifar-10-batches-py folder, or one image.
+
+    `part` says which images of a cifar-10-batches-py folder are meant; the other kinds have one part.
 
     Raises DataError if it is missing, empty or damaged.
     """
@@ -122,7 +140,7 @@ def open_source(path: str | os.PathLike[str]) -> Source:
     source: Source
     try:
         if where.is_dir():
-            source = archives.Cifar10(where) if archives.Cifar10.fits(where) else _folder(where)
+            source = archives.Cifar10(where, part) if archives.Cifar10.fits(where) else _folder(where)
         elif not where.exists():
             raise DataError(f"{path}: no such file or folder")
         elif suffix == ".zip":
@@ -141,7 +159,7 @@ def open_source(path: str | os.PathLike[str]) -> Source:
     return source
 
 
-def open_inputs(inputs: Sequence[str], stdin: BinaryIO) -> Source:
+def open_inputs(inputs: Sequence[str], stdin: BinaryIO, part: Part = "test") -> Source:
     """All of a command's inputs in order: paths, patterns like 'photos/*.jpg', and `-` for standard input.
 
     Standard input is one encoded image, or text with a path a line.
@@ -154,9 +172,9 @@ def open_inputs(inputs: Sequence[str], stdin: BinaryIO) -> Source:
             matches = sorted(glob(given, recursive=True))
             if not matches:
                 raise DataError(f"{given}: no file matches this pattern")
-            sources += [open_source(match) for match in matches]
+            sources += [open_source(match, part) for match in matches]
         else:
-            sources.append(open_source(given))
+            sources.append(open_source(given, part))
     return sources[0] if len(sources) == 1 else Joined(sources)
 
 

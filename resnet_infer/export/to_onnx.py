@@ -26,6 +26,7 @@ from resnet_infer.export.graphs import float_graph, with_preprocessing
 from resnet_infer.export.parity import checking_backend, compare
 from resnet_infer.manifest import Manifest
 from resnet_infer.model.checkpoints import Checkpoint, replacing
+from resnet_infer.model.resnet import INPUT_OFFSET
 from resnet_infer.precisions import QUANTIZED, Precision, check_claim
 from resnet_infer.preprocessing import InputFormat
 from resnet_infer.specs import Head
@@ -59,6 +60,10 @@ def export_onnx(
     file that was at `path` before is still there.
     """
     check_request(head, precision, quantization)
+    if INPUT_OFFSET in checkpoint.state_dict:
+        raise UsageError(
+            f"{checkpoint.name}: was trained with a per-pixel mean, which no export carries; train with --mean channel"
+        )
     if path.suffix.lower() != ".onnx":
         raise UsageError(f"{path}: the output's name must end in .onnx")
     manifest = replace(

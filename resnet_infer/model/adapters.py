@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from resnet_infer.errors import CheckpointError, UsageError
+from resnet_infer.model.resnet import INPUT_OFFSET
 from resnet_infer.specs import Block, ModelSpec, Shortcut, Stem, canonical
 
 StateDict = dict[str, Tensor]
@@ -119,6 +120,8 @@ def conform(tensors: StateDict, spec: ModelSpec, where: str) -> StateDict:
     Raises CheckpointError naming the tensors that are missing, extra or of another shape.
     """
     shapes = expected_shapes(spec)
+    if (offset := tensors.get(INPUT_OFFSET)) is not None:
+        shapes[INPUT_OFFSET] = (3, *offset.shape[1:3])
     counters = {k: () for k in tensors if k.endswith(".num_batches_tracked")}
     missing = [k for k in shapes if k not in tensors]
     extra = [k for k in tensors if k not in shapes and k not in counters]

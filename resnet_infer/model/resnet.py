@@ -11,7 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from resnet_infer.errors import UsageError
 from resnet_infer.specs import ModelSpec
+
+INPUT_OFFSET = "input_offset"
 
 
 class PaddedShortcut(nn.Module):
@@ -65,7 +68,12 @@ class ResNet(nn.Module):
     """A network of the paper; `forward` gives pooled logits, `features` the last feature map.
 
     Initialisation: He et al. 2015b, fan-out for convolutions as torchvision, PyTorch's default for the classifier.
+
+    `input_offset`, of shape (3, H, W), is what a per-pixel mean subtracts besides the channel means, in the units of
+    the normalised input. Networks trained with it (section 4.2) take inputs of that one size; most have none.
     """
+
+    input_offset: Tensor | None
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -84,12 +92,15 @@ class ResNet(nn.Module):
             self.stages.append(f"layer{stage}")
             self.add_module(f"layer{stage}", nn.Sequential(*blocks))
         self.fc = nn.Linear(channels, spec.classes)
+        self.register_buffer(INPUT_OFFSET, None)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def features(self, x_BCHW: Tensor) -> Tensor:
         """The last feature map. Shapes: (B, 3, H, W) -> (B, C, h, w) with h = ceil(H / 32), or / 4 on CIFAR."""
+        if self.input_offset is not None:
+            x_BCHW = subtract_offset(x_BCHW, self.input_offset)
         x_BCHW = self.maxpool(F.relu(self.bn1(self.conv1(x_BCHW))))
         for stage in self.stages:
             x_BCHW = self.get_submodule(stage)(x_BCHW)
@@ -99,6 +110,18 @@ class ResNet(nn.Module):
         """Logits after global average pooling. Shapes: (B, 3, H, W) -> (B, K)."""
         logits: Tensor = self.fc(self.features(x_BCHW).mean((2, 3)))
         return logits
+
+
+def subtract_offset(x_BCHW: Tensor, offset_CHW: Tensor) -> Tensor:
+    """The input with its per-pixel mean gone; raises UsageError for any size but the mean's, and in an export."""
+    if torch.compiler.is_exporting() or x_BCHW.shape[1:] != offset_CHW.shape:
+        _, height, width = offset_CHW.shape
+        given = "any size" if torch.compiler.is_exporting() else f"{x_BCHW.shape[3]}x{x_BCHW.shape[2]}"
+        raise UsageError(
+            f"this network was trained with a per-pixel mean of {width}x{height} and takes nothing else, not {given}; "
+            "test it by crops of that size, or train it with --mean channel"
+        )
+    return x_BCHW - offset_CHW
 
 
 def conv(channels: int, out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
@@ -125,5 +148,7 @@ def build(spec: ModelSpec, state_dict: dict[str, Tensor] | None = None) -> ResNe
         return ResNet(spec).eval()
     with torch.device("meta"):
         net = ResNet(spec)
+        if INPUT_OFFSET in state_dict:
+            net.input_offset = torch.empty_like(state_dict[INPUT_OFFSET])
     net.load_state_dict(state_dict, strict=True, assign=True)
     return net.requires_grad_(False).eval()

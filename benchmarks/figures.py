@@ -1,0 +1,71 @@
+"""The paper's Fig. 6 from training runs, and its Fig. 7 (layer responses) from checkpoints.
+
+    python -m benchmarks.figures curves RUN... -o curves.png
+    python -m benchmarks.figures responses MODEL... --data TEST.zip -o responses.png
+
+A run is a folder that `resnet-infer train` wrote, or one of models/; a model is a checkpoint's key or file. The values
+drawn are printed as JSON.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from resnet_infer.data.sources import open_source
+from resnet_infer.model.checkpoints import Overrides, is_checkpoint_file, load_checkpoint
+from resnet_infer.preprocessing import Triple
+from resnet_infer.report.console import progress
+from resnet_infer.report.figures import error_figure, response_figure
+from resnet_infer.train.metrics import read_metrics
+from resnet_infer.train.responses import layer_responses
+
+
+def main() -> None:
+    """Draw one figure."""
+    parser = argparse.ArgumentParser(description="Fig. 6 and Fig. 7 of the paper from what was measured.")
+    which = parser.add_subparsers(dest="figure", required=True)
+    curves = which.add_parser("curves", help="Fig. 6: training and test error over iterations")
+    curves.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    responses = which.add_parser("responses", help="Fig. 7: standard deviations of layer outputs")
+    responses.add_argument("models", nargs="+", metavar="MODEL")
+    responses.add_argument("--data", required=True, help="images")
+    responses.add_argument("--mean", type=triple, help="input mean of models that do not say it, as 0.485,0.456,0.406")
+    responses.add_argument("--std", type=triple, help="input std of models that do not say it")
+    for each in (curves, responses):
+        each.add_argument("-o", "--output", type=Path, required=True, help="PNG, SVG or PDF file")
+    args = parser.parse_args()
+    values = draw_curves(args) if args.figure == "curves" else draw_responses(args)
+    print(json.dumps(values, indent=1))
+
+
+def draw_curves(args: argparse.Namespace) -> dict[str, Any]:
+    """Fig. 6; gives every run's last test error in percent."""
+    runs = {run.name: read_metrics(run) for run in args.runs}
+    error_figure(runs).savefig(args.output, dpi=150)
+    tests = {name: [r["test_err"] for r in records if r["kind"] == "test"] for name, records in runs.items()}
+    return {name: errors[-1] if errors else None for name, errors in tests.items()}
+
+
+def draw_responses(args: argparse.Namespace) -> dict[str, Any]:
+    """Fig. 7; gives every layer's standard deviation."""
+    source = open_source(args.data)
+    found: dict[str, dict[str, float]] = {}
+    for model in args.models:
+        checkpoint = load_checkpoint(model, Overrides(mean=args.mean, std=args.std))
+        with progress(f"responses of {checkpoint.name}", len(source.samples), "images") as advance:
+            values = layer_responses(checkpoint, source, advance=advance)
+        name = Path(model).stem if is_checkpoint_file(model) else model
+        found[name] = {layer: round(std, 4) for layer, std in values}
+    response_figure({name: list(values.values()) for name, values in found.items()}).savefig(args.output, dpi=150)
+    return found
+
+
+def triple(text: str) -> Triple:
+    """Three numbers with commas."""
+    red, green, blue = (float(part) for part in text.split(","))
+    return red, green, blue
+
+
+if __name__ == "__main__":
+    main()
