@@ -269,19 +269,18 @@ def test_one_message_holds_every_reason_and_the_command_that_builds_it_anew() ->
     host = Host(versions={"tensorrt": "11.0.0.114"}, gpu="NVIDIA A100", capability=(8, 0), platform="linux-aarch64")
     reasons = misfits(FULL, host)
     assert len(reasons) == 3
-    with pytest.raises(ArtifactError) as caught:
+    command = r"resnet-infer export resnet20\.th --to tensorrt --precision int8 --head dense .*-o net\.engine$"
+    with pytest.raises(ArtifactError, match=command) as caught:
         check_host(FULL, host, Path("engines/net.engine"))
     message = str(caught.value)
     assert message.startswith("engines/net.engine: cannot run here: ")
     assert all(reason in message for reason in reasons)
-    assert "resnet-infer export resnet20.th --to tensorrt --precision int8 --head dense" in message
-    assert message.endswith(" -o net.engine")
     assert len(message.splitlines()) == 1
 
 
 def test_the_command_names_no_flag_that_is_the_default() -> None:
-    record = replace(FULL, manifest=replace(NET, precision="fp32", head="pooled", input="normalized", quantization={}))
-    record = replace(record, profiles=record.profiles[:1])
+    plain = replace(NET, precision="fp32", head="pooled", input="normalized", quantization={})
+    record = replace(FULL, manifest=plain, profiles=FULL.profiles[:1])
     with pytest.raises(ArtifactError, match=r"resnet-infer export resnet20\.th --to tensorrt -o net\.engine$"):
         check_host(record, replace(HOPPER, capability=None), Path("net.engine"))
 

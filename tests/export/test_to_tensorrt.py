@@ -256,15 +256,17 @@ def test_a_flavour_that_is_not_installed_says_how_to_get_it() -> None:
 
 
 def test_ctrl_c_ends_a_build_and_leaves_nothing(small: Path, tmp_path: Path) -> None:
-    begun = threading.Event()
+    begun, interrupted = threading.Event(), threading.Event()
 
     def slow(phase: str, step: int, steps: int) -> None:
         begun.set()
-        time.sleep(0.02)
+        interrupted.wait(20)  # however slow the machine, the signal comes while the build goes on
 
     def interrupt() -> None:
         begun.wait(20)
         os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.5)
+        interrupted.set()
 
     threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):
