@@ -1,6 +1,7 @@
 """What several test modules need: shared data, pictures, a small model, and scoring by its plain definition."""
 
 import io
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,14 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip("the folder shared/, with the data sets, is not beside the repository")
     return folder
+
+
+@pytest.fixture
+def heeds_ctrl_c() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt, also where the tests run as a shell's background job, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

@@ -255,6 +255,7 @@ def test_a_flavour_that_is_not_installed_says_how_to_get_it() -> None:
         load_flavour("tensorrt")
 
 
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_ctrl_c_ends_a_build_and_leaves_nothing(small: Path, tmp_path: Path) -> None:
     begun, interrupted = threading.Event(), threading.Event()
 

@@ -8,6 +8,7 @@ from resnet_infer.errors import Stopped
 from resnet_infer.train.interrupt import interruptible
 
 
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_the_second_ctrl_c_ends_at_once() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with interruptible() as asked:
