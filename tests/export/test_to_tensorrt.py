@@ -34,7 +34,7 @@ from resnet_infer.export.to_tensorrt import build_engine, graph_sha256
 from resnet_infer.manifest import Manifest
 from resnet_infer.model.checkpoints import Checkpoint
 from resnet_infer.model.resnet import ResNet
-from resnet_infer.precisions import Precision, summary
+from resnet_infer.precisions import QUANTIZED, Precision, summary
 from resnet_infer.preprocessing import Preprocessing
 from resnet_infer.protocols import PAPER_SCALES, protocol_of_head
 from resnet_infer.shapes import BatchRange, ShapeRange, profiles_for
@@ -90,13 +90,14 @@ def graph_of(
     def made(name: str, head: Head, precision: Precision) -> Path:
         checkpoint = checkpoint_of(name)
         path = folder / f"{name}.{head}.{precision}.onnx"
-        proto = float_graph(checkpoint, head, "fp32" if precision == "int8" else precision)
-        if precision == "int8":
+        proto = float_graph(checkpoint, head, "fp32" if precision in QUANTIZED else precision)
+        if precision in QUANTIZED:
             onnx.save(proto, path)
             calibrator = create_calibrator(path, CALIBRATED_OPERATORS, str(folder / "augmented.onnx"))
             batches = [{"input": np.random.default_rng(0).normal(size=(2, 3, 224, 224)).astype(np.float32)}]
             calibrator.collect_data(Batches(batches))
-            proto = quantized_graph(proto, calibrator.compute_data(), arrangement="tensorrt", keep_float=())
+            ranges = calibrator.compute_data()
+            proto = quantized_graph(proto, ranges, precision=precision, arrangement="tensorrt", keep_float=())
         manifest = replace(checkpoint.manifest, head=head, precision=precision)
         onnx.helper.set_model_props(proto, {manifests.KEY: manifest.to_json()})
         onnx.save(proto, path)
@@ -139,11 +140,15 @@ def test_engines_of_five_profiles_hold_the_precision_of_their_graph(
     assert {kind for _, kind in counted} == {precision}
 
 
-def test_bf16_builds_too(graph_of: Callable[[str, Head, Precision], Path], tmp_path: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bf16", "fp8"])
+def test_the_other_precisions_build_too(
+    graph_of: Callable[[str, Head, Precision], Path], tmp_path: Path, precision: Precision
+) -> None:
     profiles = (ShapeRange(min=(1, 224, 224), opt=(8, 224, 224), max=(8, 224, 224)),)
-    graph = graph_of("resnet18", "pooled", "bf16")
+    graph = graph_of("resnet18", "pooled", precision)
     record = build_engine(graph, tmp_path / "net.engine", options(tmp_path, profiles=profiles)).record
-    assert {layer.type for layer in record.layers} == {"bf16"}
+    assert {layer.type for layer in record.layers} == {precision}
 
 
 def test_what_tensorrt_parsed_is_what_the_graph_says(small: Path) -> None:
