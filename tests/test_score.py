@@ -269,6 +269,14 @@ def test_a_protocol_that_the_backend_cannot_serve_is_refused(model: Model, sourc
                 refuse(model_, protocol)
 
 
+def test_an_image_outside_of_every_profile_is_an_error_that_says_its_size(model: Model) -> None:
+    backend = Observed(model.backend)
+    backend.shapes = (ShapeRange(min=(1, 32, 32), opt=(1, 32, 43), max=(ANY, 64, 64)),)
+    wide = Memory("memory", [("wide", np.zeros((32, 90, 3), np.uint8))])
+    with pytest.raises(BackendError, match=r"a view of 90x32 pixels is outside .* 32\.\.64.*--max-aspect"):
+        scores(replace(model, backend=backend), [multi_scale((32,))], wide)
+
+
 def test_a_scale_too_small_for_the_dense_window_is_refused(model: Model, source: Source) -> None:
     with pytest.raises(UsageError):
         scores(model, [multi_scale((16,))], source)

@@ -134,7 +134,7 @@ def card(each: Bundled) -> str:
             "|---|---|---|",
             *changed,
             "",
-            f"The weights are those of the last iteration; the test images chose nothing. Metrics: [{FILE}]({FILE}).",
+            f"The weights are those of the last iteration, not of the lowest test error. Metrics: [{FILE}]({FILE}).",
             "",
         ]
     )
