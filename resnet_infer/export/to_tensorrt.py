@@ -56,6 +56,8 @@ def build_engine(
     Raises ArtifactError for an ONNX file that is not one of ours, BackendError if TensorRT is missing or refuses it,
     GateError if the engine is not of the precision the file claims or fails the gate; then nothing is written.
     """
+    if (gate is None) != (reference is None):
+        raise ValueError("a gate and the model it compares with come together")
     if path.suffix.lower() != ".engine":
         raise UsageError(f"{path}: the output's name must end in .engine")
     proto, manifest = _graph_of(onnx_path)
