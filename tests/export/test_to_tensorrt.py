@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnxruntime.quantization import CalibrationDataReader
 from onnxruntime.quantization.calibrate import create_calibrator
 
 from resnet_infer import manifest as manifests
@@ -25,7 +24,7 @@ from resnet_infer.backends.tensorrt_api import load_flavour, make_log, read_netw
 from resnet_infer.data.sources import open_source
 from resnet_infer.engines import EngineRecord, record_path
 from resnet_infer.errors import ArtifactError, BackendError, GateError, UsageError
-from resnet_infer.export.calibrate import Quantization
+from resnet_infer.export.calibrate import Once, Quantization
 from resnet_infer.export.engine_builder import BuildOptions
 from resnet_infer.export.graphs import float_graph
 from resnet_infer.export.quantize import CALIBRATED_OPERATORS, quantized_graph
@@ -94,8 +93,8 @@ def graph_of(
         if precision in QUANTIZED:
             onnx.save(proto, path)
             calibrator = create_calibrator(path, CALIBRATED_OPERATORS, str(folder / "augmented.onnx"))
-            batches = [{"input": np.random.default_rng(0).normal(size=(2, 3, 224, 224)).astype(np.float32)}]
-            calibrator.collect_data(Batches(batches))
+            batch = np.random.default_rng(0).normal(size=(2, 3, 224, 224)).astype(np.float32)
+            calibrator.collect_data(Once(batch))
             ranges = calibrator.compute_data()
             proto = quantized_graph(proto, ranges, precision=precision, arrangement="tensorrt", keep_float=())
         manifest = replace(checkpoint.manifest, head=head, precision=precision)
@@ -104,14 +103,6 @@ def graph_of(
         return path
 
     return made
-
-
-class Batches(CalibrationDataReader):  # type: ignore[misc]
-    def __init__(self, batches: list[dict[str, np.ndarray]]) -> None:
-        self.left = list(batches)
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        return self.left.pop() if self.left else None
 
 
 @pytest.mark.slow
