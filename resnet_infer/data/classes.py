@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 
+from resnet_infer.data.imagenet import image_number
 from resnet_infer.data.sources import Source
 from resnet_infer.errors import DataError
 from resnet_infer.labels import Labels, imagenet1k, index_by_order
 from resnet_infer.report.console import note
 
 LABELLED = "a folder per class, a .zip or .tar of one, a `path<TAB>label` list, or cifar-10-batches-py"
+GROUND_TRUTH = "; for ImageNet's validation images as they come, --ground-truth ILSVRC2012_validation_ground_truth.txt"
 
 
 def class_indices(source: Source, labels: Labels | None, classes: int) -> list[int]:
@@ -19,7 +21,10 @@ def class_indices(source: Source, labels: Labels | None, classes: int) -> list[i
     missing = [sample.name for sample in source.samples if sample.label is None]
     if len(missing) == len(given):
         where = _single_folder(source)
-        raise DataError(f"{source.name}: {where}, and an evaluation needs to know each image's class: give {LABELLED}")
+        hint = GROUND_TRUTH if image_number(missing[0]) else ""
+        raise DataError(
+            f"{source.name}: {where}, and an evaluation needs to know each image's class: give {LABELLED}{hint}"
+        )
     if missing:
         raise DataError(
             f"{source.name}: {len(missing)} of {len(given)} images have no class, as {missing[0]}; "
