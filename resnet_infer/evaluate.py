@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Literal, get_args
 
 from torch import Tensor
@@ -12,6 +13,7 @@ from resnet_infer.data.classes import class_indices
 from resnet_infer.data.loader import auto_workers, load
 from resnet_infer.data.sources import Source
 from resnet_infer.errors import DataError, UsageError
+from resnet_infer.metrics import Metrics
 from resnet_infer.protocols import Protocol
 from resnet_infer.report.console import note
 from resnet_infer.report.rows import EvalRow
@@ -29,9 +31,14 @@ def evaluate(
     on_error: OnError = "fail",
     batch_size: int | None = None,
     workers: int | None = None,
+    metrics: bool = False,
+    real: Sequence[Collection[int]] | None = None,
     advance: Callable[[float], None] = lambda images: None,
 ) -> list[EvalRow]:
     """One row a protocol, in their order.
+
+    `metrics` counts what is more than errors, over the images that can be read; `real` are their ReaL labels, which
+    are among it.
 
     Unreadable images end the evaluation (`fail`), are left out of the count (`skip`) or count as errors
     (`count-wrong`); all are named on stderr and in the rows. `advance` is called with 1 after every image.
@@ -43,6 +50,7 @@ def evaluate(
     truth = class_indices(source, model.manifest.labels, model.manifest.spec.classes)
     unreadable: dict[int, str] = {}
     top1, top5 = [0] * len(protocols), [0] * len(protocols)
+    counts = [Metrics(model.manifest.spec.classes) for _ in protocols] if metrics or real else []
     scored = 0
     begun = time.perf_counter()
     for result in score(model, protocols, source, batch_size=batch_size, workers=workers):
@@ -57,6 +65,8 @@ def evaluate(
                 rank = rank_of(truth[result.index], probs_K)
                 top1[number] += rank >= 1
                 top5[number] += rank >= TOP_K
+                if counts:
+                    counts[number].add(truth[result.index], probs_K, real[result.index] if real else None)
         advance(1)
     seconds = time.perf_counter() - begun
     for index, error in sorted(unreadable.items()):
@@ -69,10 +79,14 @@ def evaluate(
     wrong = len(unreadable) if on_error == "count-wrong" else 0
     if not scored:
         raise DataError(f"{source.name}: none of its {len(source.samples)} images can be read (listed above)")
-    return [
+    rows = [
         _row(model, protocol, source, scored + wrong, top1[i] + wrong, top5[i] + wrong, seconds, unreadable, on_error)
         for i, protocol in enumerate(protocols)
     ]
+    if not counts:
+        return rows
+    names = _names(model, source, truth)
+    return [replace(row, metrics=count.to_dict(names)) for row, count in zip(rows, counts, strict=True)]
 
 
 def rank_of(truth: int, probs_K: Tensor) -> int:
@@ -132,3 +146,10 @@ def _rest_unreadable(source: Source, protocols: Sequence[Protocol], after: int, 
     rest = range(after + 1, len(source.samples))
     workers = auto_workers(len(rest), "cpu") if workers is None else workers
     return {image.index: image.error for image in load(source, protocols, rest, workers) if image.error}
+
+
+def _names(model: Model, source: Source, truth: Sequence[int]) -> dict[int, str]:
+    """The classes' names by the model, or by the data where the model does not say them."""
+    if labels := model.manifest.labels:
+        return dict(enumerate(labels.names))
+    return {index: sample.label or "" for index, sample in zip(truth, source.samples, strict=True)}

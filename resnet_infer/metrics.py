@@ -98,8 +98,8 @@ class Metrics:
     def to_dict(self, names: Mapping[int, str] | None = None) -> dict[str, Any]:
         """Plain values. Errors, `ece`, confidences and accuracies are in percent, `nll` in nats, `brier` in 0..2.
 
-        `classes` and `confusion` list only what occurs: classes with images, and [true, predicted, images] of every
-        pair of them, the right ones too. `names` gives classes their label.
+        `classes` and `confusion` list only what occurs: classes that are true or predicted, those without images with
+        no `top1_err`, and [true, predicted, images] of every pair, the right ones too. `names` are the labels.
         """
         bins = self.bins()
         total = max(self.images, 1)
@@ -116,7 +116,7 @@ class Metrics:
             "classes": self._by_class(names or {}),
             "confusion": [[true, predicted, n] for (true, predicted), n in sorted(self._confusion.items())],
         }
-        rates = [record["top1_err"] for record in values["classes"]]
+        rates = [record["top1_err"] for record in values["classes"] if record["images"]]
         values["mean_class_err"] = sum(rates) / max(len(rates), 1)
         if self.real_images:
             values["real"] = {
@@ -128,22 +128,21 @@ class Metrics:
         return values
 
     def _by_class(self, names: Mapping[int, str]) -> list[dict[str, Any]]:
+        images_K, top5_K = self._class_images.tolist(), self._class_top5_errors.tolist()
         records = []
-        for index, (images, top5) in enumerate(
-            zip(self._class_images.tolist(), self._class_top5_errors.tolist(), strict=True)
-        ):
-            if images:
-                errors = images - self._confusion[index, index]
-                records.append(
-                    {
-                        "index": index,
-                        "label": names.get(index),
-                        "images": images,
-                        "top1_errors": errors,
-                        "top5_errors": top5,
-                        "top1_err": 100 * errors / images,
-                    }
-                )
+        for index in sorted({index for pair in self._confusion for index in pair}):
+            images = images_K[index]
+            errors = images - self._confusion[index, index]
+            records.append(
+                {
+                    "index": index,
+                    "label": names.get(index),
+                    "images": images,
+                    "top1_errors": errors,
+                    "top5_errors": top5_K[index],
+                    "top1_err": 100 * errors / images if images else None,
+                }
+            )
         return records
 
     def _count(self) -> None:

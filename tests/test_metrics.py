@@ -57,9 +57,10 @@ def test_metrics_are_scikit_learns(images: int, classes: int) -> None:
     assert len(found["confusion"]) == np.count_nonzero(matrix)
     present = sorted(set(truth))
     recall = recall_score(truth, predicted, labels=present, average=None)
-    assert [record["index"] for record in found["classes"]] == present
-    assert [record["top1_err"] for record in found["classes"]] == pytest.approx(list(100 * (1 - recall)))
-    assert [record["images"] for record in found["classes"]] == [truth.count(index) for index in present]
+    assert [record["index"] for record in found["classes"]] == sorted({*truth, *predicted})
+    error_of = {record["index"]: record["top1_err"] for record in found["classes"]}
+    assert [error_of[index] for index in present] == pytest.approx(list(100 * (1 - recall)))
+    assert [record["images"] for record in found["classes"]] == [truth.count(r["index"]) for r in found["classes"]]
     assert found["mean_class_err"] == pytest.approx(100 * (1 - recall.mean()))
     p_exact_NK = p_NK.double().numpy()
     normed = p_exact_NK / p_exact_NK.sum(1, keepdims=True)  # scikit-learn insists on it to the last bit
@@ -124,6 +125,12 @@ def test_parts_merge_to_the_whole_in_any_order() -> None:
         assert found[key] == expected[key]
     with pytest.raises(ValueError, match="7 classes"):
         joined.merge(Metrics(7))
+
+
+def test_a_class_that_is_only_predicted_has_no_error() -> None:
+    found = counted([0, 0], torch.tensor([[0.9, 0.1], [0.1, 0.9]])).to_dict()
+    assert [(record["images"], record["top1_err"]) for record in found["classes"]] == [(2, 50), (0, None)]
+    assert found["mean_class_err"] == 50
 
 
 def test_names_are_given_to_the_classes_that_have_one() -> None:

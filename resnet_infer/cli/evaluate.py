@@ -1,13 +1,16 @@
 """`resnet-infer eval`: errors on labelled images under one or several protocols."""
 
-from dataclasses import asdict
-from typing import Annotated
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from resnet_infer.cli import options
 from resnet_infer.errors import UsageError
 from resnet_infer.report import rows
+from resnet_infer.report.eval_page import eval_page
+from resnet_infer.report.page import check_page, write_page
 
 
 def evaluate(
@@ -34,6 +37,21 @@ def evaluate(
     on_error: Annotated[
         str, typer.Option(help="Unreadable images: fail, skip or count-wrong. They are always listed.", metavar="MODE")
     ] = "fail",
+    metrics: Annotated[
+        bool, typer.Option("--metrics", help="Count classes, confusions, calibration and likelihood too.")
+    ] = False,
+    page: Annotated[Path | None, typer.Option(help="Write the metrics as a web page.", metavar="FILE.html")] = None,
+    ground_truth: Annotated[
+        Path | None,
+        typer.Option(help="ILSVRC2012_validation_ground_truth.txt, for images in one flat folder.", metavar="FILE"),
+    ] = None,
+    synsets: Annotated[
+        Path | None,
+        typer.Option(help="What its numbers mean: meta.mat, or `1 n02119789` lines.", metavar="FILE"),
+    ] = None,
+    real_labels: Annotated[
+        Path | None, typer.Option(help="real.json of the ReaL labels: metrics say the error by them.", metavar="FILE")
+    ] = None,
     format_name: options.FormatName = "table",
     resize: options.Resize = None,
     crop: options.Crop = None,
@@ -58,7 +76,12 @@ def evaluate(
     form = rows.check_format(format_name)
     if len(model) != 1:
         raise UsageError(f"eval takes one model; got {', '.join(model)}. Run it once for each")
+    if synsets and not ground_truth:
+        raise UsageError("--synsets says what the numbers of --ground-truth mean; give both")
+    if page:
+        check_page(page)
     from resnet_infer.backends.load import open_model
+    from resnet_infer.data.imagenet import real_sets, with_ground_truth
     from resnet_infer.data.sources import open_source
     from resnet_infer.evaluate import evaluate as run
     from resnet_infer.report.console import note, progress
@@ -80,6 +103,10 @@ def evaluate(
     source = open_source(data)
     if source.left_out:
         note(f"{data}: {len(source.left_out)} files are no images by their suffix, as {source.left_out[0]}; left out")
+    if ground_truth:
+        source = with_ground_truth(source, ground_truth, synsets)
+    classes, known = opened.manifest.spec.classes, opened.manifest.labels
+    real = real_sets(source, real_labels, known, classes) if real_labels else None
     with progress("evaluating", len(source.samples), "images") as advance:
         results = run(
             opened,
@@ -88,9 +115,13 @@ def evaluate(
             on_error=on_error,  # type: ignore[arg-type]  # evaluate checks it
             batch_size=batch_size,
             workers=workers,
+            metrics=metrics or page is not None,
+            real=real,
             advance=advance,
         )
-    records = [asdict(row) for row in results]
+    records = [row.to_dict() for row in results]
+    if page:
+        write_page(page, eval_page(results))
     if form == "table":
         print(table(results))
     elif form == "json":
@@ -121,7 +152,28 @@ def table(results: list[rows.EvalRow]) -> str:
             f"{first.data}: {first.images} images{unreadable}, {first.images_per_s:.1f} images/s",
             "",
             rows.as_table(columns, lines, right=(1, 2, 3, 4)),
+            *_metrics_table(results),
             "",
             *(f"{row.protocol}: {row.views}" for row in results),
         ]
     )
+
+
+def _metrics_table(results: list[rows.EvalRow]) -> list[str]:
+    """Of the metrics, what a line can hold; the rest is in the other formats and on the page."""
+    values = [(row.protocol, row.metrics) for row in results if row.metrics]
+    if not values:
+        return []
+    lines = [
+        [protocol, f"{m['nll']:.4f}", f"{m['ece']:.2f}", f"{m['brier']:.4f}", f"{m['mean_class_err']:.2f}", *_real(m)]
+        for protocol, m in values
+    ]
+    columns = ["protocol", "NLL", "ECE %", "Brier", "mean class err %"]
+    if any("real" in m for _, m in values):
+        columns += ["ReaL err %", "ReaL images"]
+    return ["", rows.as_table(columns, lines, right=range(1, len(columns)))]
+
+
+def _real(metrics: Mapping[str, Any]) -> list[str]:
+    real = metrics.get("real")
+    return [f"{real['top1_err']:.2f}", f"{real['images']}"] if real else []

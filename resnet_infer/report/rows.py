@@ -40,6 +40,15 @@ class EvalRow:
     unreadable: Sequence[Mapping[str, str]]
     """{"path", "error"} of every image that could not be read."""
     on_error: str
+    metrics: Mapping[str, Any] | None = None
+    """What `metrics.Metrics.to_dict` says, where it was asked for: calibration, classes, confusions."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; no metrics where none were counted."""
+        values = asdict(self)
+        if self.metrics is None:
+            del values["metrics"]
+        return values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
