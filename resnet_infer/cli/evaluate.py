@@ -52,6 +52,8 @@ def evaluate(
     cuda_graph: options.CudaGraph = False,
     batch_size: options.BatchSize = None,
     workers: options.Workers = None,
+    render: options.RenderOn = "workers",
+    decode: options.DecodeOn = "workers",
     verbose: options.Verbose = False,
 ) -> None:
     """Print top-1 and top-5 errors with their 95 % interval; several protocols share one decode."""
@@ -88,6 +90,7 @@ def evaluate(
             on_error=on_error,  # type: ignore[arg-type]  # evaluate checks it
             batch_size=batch_size,
             workers=workers,
+            offload=options.offload(render, decode),
             advance=advance,
         )
     records = [asdict(row) for row in results]
