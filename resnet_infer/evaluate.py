@@ -11,6 +11,7 @@ from torch import Tensor
 from resnet_infer.backends.load import Model
 from resnet_infer.data.classes import class_indices
 from resnet_infer.data.loader import auto_workers, load
+from resnet_infer.data.packing import Offload
 from resnet_infer.data.sources import Source
 from resnet_infer.errors import DataError, UsageError
 from resnet_infer.metrics import Metrics
@@ -33,6 +34,7 @@ def evaluate(
     workers: int | None = None,
     metrics: bool = False,
     real: Sequence[Collection[int]] | None = None,
+    offload: Offload = "nothing",
     advance: Callable[[float], None] = lambda images: None,
 ) -> list[EvalRow]:
     """One row a protocol, in their order.
@@ -53,7 +55,7 @@ def evaluate(
     counts = [Metrics(model.manifest.spec.classes) for _ in protocols] if metrics or real else []
     scored = 0
     begun = time.perf_counter()
-    for result in score(model, protocols, source, batch_size=batch_size, workers=workers):
+    for result in score(model, protocols, source, batch_size=batch_size, workers=workers, offload=offload):
         if result.probs_PK is None:
             unreadable[result.index] = result.error
             if on_error == "fail":

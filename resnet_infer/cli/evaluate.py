@@ -70,6 +70,8 @@ def evaluate(
     cuda_graph: options.CudaGraph = False,
     batch_size: options.BatchSize = None,
     workers: options.Workers = None,
+    render: options.RenderOn = "workers",
+    decode: options.DecodeOn = "workers",
     verbose: options.Verbose = False,
 ) -> None:
     """Print top-1 and top-5 errors with their 95 % interval; several protocols share one decode."""
@@ -117,6 +119,7 @@ def evaluate(
             workers=workers,
             metrics=metrics or page is not None,
             real=real,
+            offload=options.offload(render, decode),
             advance=advance,
         )
     records = [row.to_dict() for row in results]

@@ -12,6 +12,7 @@ from resnet_infer.protocols import Average, Protocol, protocol_for
 
 if TYPE_CHECKING:
     from resnet_infer.backends.base import RunOptions
+    from resnet_infer.data.packing import Offload
     from resnet_infer.manifest import Manifest
     from resnet_infer.model.checkpoints import Overrides
 
@@ -62,6 +63,13 @@ CudaGraph = Annotated[
     bool, typer.Option("--cuda-graph", help="Exported files on a GPU: replay recorded launches; for small batches.")
 ]
 Workers = Annotated[int | None, typer.Option(help="Processes that decode; 0 is none.", min=0, metavar="N")]
+RenderOn = Annotated[
+    str, typer.Option("--render", help="Where images are resized and cropped: workers or device.", metavar="WHERE")
+]
+DecodeOn = Annotated[
+    str,
+    typer.Option("--decode", help="Where JPEG is decoded: workers or device (nvJPEG; other pixels).", metavar="WHERE"),
+]
 FormatName = Annotated[str, typer.Option("--format", help="table, json, jsonl or csv.", metavar="F")]
 Scales = Annotated[
     str | None, typer.Option(help="Shorter sides of multiscale in pixels, as 224,256,384.", metavar="N,N,...")
@@ -94,6 +102,16 @@ def run_options(provider: str | None, prefer_nhwc: bool, cuda_graph: bool) -> "R
     from resnet_infer.backends.base import RunOptions
 
     return RunOptions(provider=provider, prefer_nhwc=prefer_nhwc, cuda_graph=cuda_graph)  # type: ignore[arg-type]
+
+
+def offload(render: str, decode: str) -> "Offload":
+    """What --render and --decode leave to the device; raises UsageError."""
+    for flag, value in (("--render", render), ("--decode", decode)):
+        if value not in ("workers", "device"):
+            raise UsageError(f"{flag} '{value}' is not one of workers, device")
+    if decode == "device":
+        return "decoding"  # what is decoded there is rendered there
+    return "rendering" if render == "device" else "nothing"
 
 
 def protocols(

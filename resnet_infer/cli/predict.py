@@ -42,6 +42,8 @@ def predict(
     cuda_graph: options.CudaGraph = False,
     batch_size: options.BatchSize = None,
     workers: options.Workers = None,
+    render: options.RenderOn = "workers",
+    decode: options.DecodeOn = "workers",
     verbose: options.Verbose = False,
 ) -> None:
     """Print the best classes of images. An unreadable image is a record with its error, and exit code 1."""
@@ -65,7 +67,15 @@ def predict(
     )
     records: list[rows.Prediction] = []
     with progress("predicting", len(source.samples), "images") as advance:
-        for record in run(opened, test, source, top_k=top_k, batch_size=batch_size, workers=workers):
+        for record in run(
+            opened,
+            test,
+            source,
+            top_k=top_k,
+            batch_size=batch_size,
+            workers=workers,
+            offload=options.offload(render, decode),
+        ):
             records.append(record)
             if form == "jsonl":
                 print(rows.as_json_lines([record.to_dict()]), flush=True)

@@ -132,7 +132,7 @@ def _real(batch: int, size: Size, source: Source) -> Tensor:
     tiles = []
     for sample in source.samples[:batch]:
         try:
-            tiles += render(decode(source.read(sample)), [tile], "bilinear")
+            tiles += render(decode(source.read(sample)), [tile])
         except (OSError, DataError) as error:
             raise DataError(f"{sample.name}: {error}") from error
     return torch.stack(tiles).permute(0, 3, 1, 2)
