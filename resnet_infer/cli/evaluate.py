@@ -68,6 +68,8 @@ def evaluate(
     provider: options.ProviderName = None,
     prefer_nhwc: options.PreferNhwc = False,
     cuda_graph: options.CudaGraph = False,
+    compile: options.Compile = None,
+    autocast: options.Autocast = False,
     batch_size: options.BatchSize = None,
     workers: options.Workers = None,
     render: options.RenderOn = "workers",
@@ -95,7 +97,7 @@ def evaluate(
         device=device,
         precision=precision,
         overrides=options.overrides(arch, mean, std, labels),
-        options=options.run_options(provider, prefer_nhwc, cuda_graph),
+        options=options.run_options(provider, prefer_nhwc, cuda_graph, compile, autocast),
     )
     flags = (("single-crop", single_crop), ("ten-crop", ten_crop), ("multiscale", multiscale))
     names = [*(protocol or []), *(name for name, given in flags if given)] or ["single-crop"]

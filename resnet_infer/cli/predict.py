@@ -40,6 +40,8 @@ def predict(
     provider: options.ProviderName = None,
     prefer_nhwc: options.PreferNhwc = False,
     cuda_graph: options.CudaGraph = False,
+    compile: options.Compile = None,
+    autocast: options.Autocast = False,
     batch_size: options.BatchSize = None,
     workers: options.Workers = None,
     render: options.RenderOn = "workers",
@@ -60,7 +62,7 @@ def predict(
         device=device,
         precision=precision,
         overrides=options.overrides(arch, mean, std, labels),
-        options=options.run_options(provider, prefer_nhwc, cuda_graph),
+        options=options.run_options(provider, prefer_nhwc, cuda_graph, compile, autocast),
     )
     (test,) = options.protocols(
         [protocol], opened.manifest, resize=resize, crop=crop, scales=scales, mirror=mirror, average=average
