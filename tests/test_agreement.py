@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from resnet_infer.agreement import Agreement, agreement, compare
 from resnet_infer.backends.load import Model
-from resnet_infer.compare import Agreement, agreement, compare
 from resnet_infer.data.sources import Source, open_source
 from resnet_infer.errors import DataError, UsageError
 from resnet_infer.evaluate import evaluate
