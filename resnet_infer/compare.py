@@ -98,11 +98,11 @@ def compare_predictions(a: Path, b: Path, protocols: Sequence[str] = ()) -> list
     if first.classes != second.classes:
         raise UsageError(f"{a} has {first.classes} classes and {b} {second.classes}: not comparable")
     wanted = protocols or [name for name in first.protocol_names if name in second.protocol_names]
-    for path, identity in ((a, first), (b, second)):
-        missing = [name for name in wanted if name not in identity.protocol_names]
-        if missing or not wanted:
-            has = ", ".join(identity.protocol_names)
-            raise UsageError(f"{path}: has {has}, not {', '.join(missing) or 'a protocol of the other file'}")
+    if not wanted or not {*first.protocol_names} & {*second.protocol_names} >= set(wanted):
+        raise UsageError(
+            f"{a} has {', '.join(first.protocol_names)} and {b} {', '.join(second.protocol_names)}: "
+            f"{'no ' + ', '.join(protocols) if protocols else 'nothing'} that both have"
+        )
     labels = [Labels(names=tuple(identity.labels)) if identity.labels else None for identity in (first, second)]
     order = order_between(labels[0], labels[1], (str(a), str(b)))
     back = {theirs: own for own, theirs in enumerate(order or range(first.classes))}
@@ -209,7 +209,7 @@ def _compared(
         mcnemar_p=mcnemar_exact(only_a, only_b) if known else None,
         agreement=measures,
         classes=pairs.classes(),
-        disagreements=pairs.disagreements,
+        disagreements=sorted(pairs.disagreements, key=lambda image: image.index),
         unreadable=[{"path": path, "error": error} for path, error in unreadable],
         seconds=None if seconds is None else round(seconds, 3),
     )

@@ -25,8 +25,8 @@ class Judged:
 
 def judge(probs_K: Tensor, truth: int | None) -> Judged:
     """What these probabilities say."""
-    values, classes = probs_K.topk(min(TOP_K, len(probs_K)))
-    return Judged(tuple(classes.tolist()), float(values[0]), None if truth is None else rank_of(truth, probs_K))
+    values, classes = probs_K.sort(descending=True, stable=True)  # of equal scores the lower index, as by argmax
+    return Judged(tuple(classes[:TOP_K].tolist()), float(values[0]), None if truth is None else rank_of(truth, probs_K))
 
 
 class Pairs:
@@ -37,6 +37,7 @@ class Pairs:
         self.outcomes: Counter[Outcome] = Counter()
         self.top5_errors: Counter[str] = Counter()
         self.disagreements: list[Disagreement] = []
+        """In the order in which images were added."""
         self._name_of = name_of
         self._same = 0
         self._overlap = 0.0

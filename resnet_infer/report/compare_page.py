@@ -80,7 +80,7 @@ def _section(comparison: Comparison, most: int, pictures: Mapping[int, str]) -> 
             ),
             element("p", f"McNemar's exact test, two-sided: p = {p_value(c.mcnemar_p)}. {verdict(c)}"),
         ]
-    parts.append(element("p", "; ".join(f"{name} {value}" for name, value in measures(c)) + "."))
+    parts.append(table(["measure", "value"], measures(c)))
     if c.classes:
         parts.append(section("Classes", _classes(c), level=3))
     shown = chosen(c, most)
