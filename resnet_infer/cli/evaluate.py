@@ -1,6 +1,7 @@
 """`resnet-infer eval`: errors on labelled images under one or several protocols."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -34,6 +35,22 @@ def evaluate(
     on_error: Annotated[
         str, typer.Option(help="Unreadable images: fail, skip or count-wrong. They are always listed.", metavar="MODE")
     ] = "fail",
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write a record of every image while it goes on: .parquet (extra `parquet`) or .jsonl.", metavar="FILE"
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted --predictions FILE; scored images are skipped.")
+    ] = False,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="In --predictions, every class's probability, not the best five.")
+    ] = False,
+    rank_timeout: Annotated[
+        float,
+        typer.Option(help="Under torchrun: seconds without a sign until a process is missed.", min=1, metavar="S"),
+    ] = 600,
     format_name: options.FormatName = "table",
     resize: options.Resize = None,
     crop: options.Crop = None,
@@ -56,43 +73,63 @@ def evaluate(
     decode: options.DecodeOn = "workers",
     verbose: options.Verbose = False,
 ) -> None:
-    """Print top-1 and top-5 errors with their 95 % interval; several protocols share one decode."""
+    """Print top-1 and top-5 errors with their 95 % interval; several protocols share one decode.
+
+    torchrun --nproc-per-node N -m resnet_infer eval ... shares the images among N processes, also over machines.
+    """
     form = rows.check_format(format_name)
     if len(model) != 1:
         raise UsageError(f"eval takes one model; got {', '.join(model)}. Run it once for each")
+    if predictions is None and (resume or probabilities):
+        raise UsageError(f"--{'resume' if resume else 'probabilities'} is of --predictions FILE; give that too")
     from resnet_infer.backends.load import open_model
     from resnet_infer.data.sources import open_source
     from resnet_infer.evaluate import evaluate as run
-    from resnet_infer.report.console import note, progress
+    from resnet_infer.prediction_files import format_of
+    from resnet_infer.processes import processes
+    from resnet_infer.recorder import Recording
+    from resnet_infer.report.console import mute, note, progress
     from resnet_infer.report.environment import environment
 
-    opened = open_model(
-        model[0],
-        backend=backend,
-        device=device,
-        precision=precision,
-        overrides=options.overrides(arch, mean, std, labels),
-        options=options.run_options(provider, prefer_nhwc, cuda_graph),
-    )
-    flags = (("single-crop", single_crop), ("ten-crop", ten_crop), ("multiscale", multiscale))
-    names = [*(protocol or []), *(name for name, given in flags if given)] or ["single-crop"]
-    tests = options.protocols(
-        names, opened.manifest, resize=resize, crop=crop, scales=scales, mirror=mirror, average=average
-    )
-    source = open_source(data)
-    if source.left_out:
-        note(f"{data}: {len(source.left_out)} files are no images by their suffix, as {source.left_out[0]}; left out")
-    with progress("evaluating", len(source.samples), "images") as advance:
-        results = run(
-            opened,
-            tests,
-            source,
-            on_error=on_error,  # type: ignore[arg-type]  # evaluate checks it
-            batch_size=batch_size,
-            workers=workers,
-            offload=options.offload(render, decode),
-            advance=advance,
+    if predictions:
+        format_of(predictions)
+    with processes(device, tensors=False, patience_s=rank_timeout) as group:
+        if not group.leads:
+            mute()
+        opened = open_model(
+            model[0],
+            backend=backend,
+            device=device if group.world == 1 else str(group.device),
+            precision=precision,
+            overrides=options.overrides(arch, mean, std, labels),
+            options=options.run_options(provider, prefer_nhwc, cuda_graph),
         )
+        flags = (("single-crop", single_crop), ("ten-crop", ten_crop), ("multiscale", multiscale))
+        names = [*(protocol or []), *(name for name, given in flags if given)] or ["single-crop"]
+        tests = options.protocols(
+            names, opened.manifest, resize=resize, crop=crop, scales=scales, mirror=mirror, average=average
+        )
+        source = open_source(data)
+        if source.left_out:
+            left_out = f"{len(source.left_out)} files are no images by their suffix, as {source.left_out[0]}"
+            note(f"{data}: {left_out}; left out")
+        with progress("evaluating", len(source.samples), "images") as advance:
+            results = run(
+                opened,
+                tests,
+                source,
+                on_error=on_error,  # type: ignore[arg-type]  # evaluate checks it
+                batch_size=batch_size,
+                workers=workers,
+                offload=options.offload(render, decode),
+                recording=Recording(path=predictions, resume=resume, probabilities=probabilities)
+                if predictions
+                else None,
+                group=group,
+                advance=advance,
+            )
+    if not results:  # a process of several that does not lead
+        return
     records = [asdict(row) for row in results]
     if form == "table":
         print(table(results))
@@ -105,6 +142,7 @@ def evaluate(
 def table(results: list[rows.EvalRow]) -> str:
     """The rows at 80 columns: one head line for what they share, one line each, one each for what was scored."""
     first = results[0]
+    resumed = f" ({first.resumed} scored before)" if first.resumed else ""
     unreadable = f", {len(first.unreadable)} unreadable ({first.on_error})" if first.unreadable else ""
     head = f"{first.model} ({first.architecture}, {first.backend} {first.precision} on {first.device})"
     lines = [
@@ -121,7 +159,7 @@ def table(results: list[rows.EvalRow]) -> str:
     return "\n".join(
         [
             head,
-            f"{first.data}: {first.images} images{unreadable}, {first.images_per_s:.1f} images/s",
+            f"{first.data}: {first.images} images{resumed}{unreadable}, {first.images_per_s:.1f} images/s",
             "",
             rows.as_table(columns, lines, right=(1, 2, 3, 4)),
             "",

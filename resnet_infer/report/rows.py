@@ -40,6 +40,8 @@ class EvalRow:
     unreadable: Sequence[Mapping[str, str]]
     """{"path", "error"} of every image that could not be read."""
     on_error: str
+    resumed: int = 0
+    """Images of the count that an earlier, interrupted evaluation had scored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
