@@ -7,7 +7,7 @@ Shapes: N images, K classes.
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,11 +95,11 @@ class Metrics:
             )
         ]
 
-    def to_dict(self, names: Mapping[int, str] | None = None) -> dict[str, Any]:
+    def to_dict(self, name_of: Callable[[int], str | None] = lambda index: None) -> dict[str, Any]:
         """Plain values. Errors, `ece`, confidences and accuracies are in percent, `nll` in nats, `brier` in 0..2.
 
         `classes` and `confusion` list only what occurs: classes that are true or predicted, those without images with
-        no `top1_err`, and [true, predicted, images] of every pair, the right ones too. `names` are the labels.
+        no `top1_err`, and [true, predicted, images] of every pair, the right ones too. `name_of` gives labels.
         """
         bins = self.bins()
         total = max(self.images, 1)
@@ -113,7 +113,7 @@ class Metrics:
                 {"low": b.low, "high": b.high, "images": b.images, "confidence": b.confidence, "accuracy": b.accuracy}
                 for b in bins
             ],
-            "classes": self._by_class(names or {}),
+            "classes": self._by_class(name_of),
             "confusion": [[true, predicted, n] for (true, predicted), n in sorted(self._confusion.items())],
         }
         rates = [record["top1_err"] for record in values["classes"] if record["images"]]
@@ -127,7 +127,7 @@ class Metrics:
             }
         return values
 
-    def _by_class(self, names: Mapping[int, str]) -> list[dict[str, Any]]:
+    def _by_class(self, name_of: Callable[[int], str | None]) -> list[dict[str, Any]]:
         images_K, top5_K = self._class_images.tolist(), self._class_top5_errors.tolist()
         records = []
         for index in sorted({index for pair in self._confusion for index in pair}):
@@ -136,7 +136,7 @@ class Metrics:
             records.append(
                 {
                     "index": index,
-                    "label": names.get(index),
+                    "label": name_of(index),
                     "images": images,
                     "top1_errors": errors,
                     "top5_errors": top5_K[index],

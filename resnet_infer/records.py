@@ -104,13 +104,8 @@ class Identity:
 
         Names do not count: the same data may lie elsewhere, and the same file be called otherwise.
         """
-        found = []
-        for name, words in _COMPARED.items():
-            own, theirs = (_plain(getattr(identity, name)) for identity in (self, other))
-            if own != theirs:
-                shown = "" if len(own) + len(theirs) > 80 else f": {own}, not {theirs}"
-                found.append(f"{words}{shown}")
-        return found
+        pairs = ((words, getattr(self, name), getattr(other, name)) for name, words in _COMPARED.items())
+        return [f"{words}{_shown(own, theirs)}" for words, own, theirs in pairs if _plain(own) != _plain(theirs)]
 
 
 _COMPARED = {
@@ -132,6 +127,24 @@ _COMPARED = {
 
 
 def _plain(value: Any) -> str:
-    if isinstance(value, str):
-        return value[:12] if len(value) == 64 else value
     return json.dumps(value, sort_keys=True)
+
+
+def _shown(own: Any, theirs: Any) -> str:
+    """Both values, of nested ones those that differ, of long ones nothing."""
+    if isinstance(own, Mapping) and isinstance(theirs, Mapping):
+        differing = [key for key in own if _plain(own[key]) != _plain(theirs.get(key))]
+        return ", ".join(f" ({key}{_shown(own[key], theirs.get(key))})" for key in differing)
+    if _named(own) and _named(theirs):
+        names, others = ([protocol["name"] for protocol in protocols] for protocols in (own, theirs))
+        if names != others:
+            return _shown(", ".join(names), ", ".join(others))
+        return ",".join(_shown(a, b) for a, b in zip(own, theirs, strict=True) if _plain(a) != _plain(b))
+    a, b = (value if isinstance(value, str) else _plain(value) for value in (own, theirs))
+    if len(a) == len(b) == 64:  # hashes
+        a, b = a[:12], b[:12]
+    return f": {a}, not {b}" if len(a) + len(b) <= 100 else ""
+
+
+def _named(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(entry, Mapping) and "name" in entry for entry in value)

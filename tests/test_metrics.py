@@ -134,7 +134,7 @@ def test_a_class_that_is_only_predicted_has_no_error() -> None:
 
 
 def test_names_are_given_to_the_classes_that_have_one() -> None:
-    found = counted([0, 1], torch.eye(2)).to_dict({1: "hen"})
+    found = counted([0, 1], torch.eye(2)).to_dict({1: "hen"}.get)
     assert [record["label"] for record in found["classes"]] == [None, "hen"]
 
 

@@ -12,7 +12,7 @@ import typer
 from resnet_infer import __version__
 from resnet_infer.cli import compare, demo, env, evaluate, export, info, models, options, predict, train
 from resnet_infer.data.allocator import keep_freed_memory
-from resnet_infer.errors import ResnetInferError
+from resnet_infer.errors import ReportedElsewhere, ResnetInferError
 
 app = typer.Typer(
     name="resnet-infer",
@@ -54,6 +54,8 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
+    except ReportedElsewhere as error:
+        sys.exit(error.exit_code)
     except ResnetInferError as error:
         _fail(error, str(error), error.exit_code)
     except KeyboardInterrupt:

@@ -40,14 +40,19 @@ class EvalRow:
     unreadable: Sequence[Mapping[str, str]]
     """{"path", "error"} of every image that could not be read."""
     on_error: str
+    resumed: int = 0
+    """Images of the count that an earlier, interrupted evaluation had scored."""
+    members: Sequence[Mapping[str, Any]] = ()
+    """{"model", "weight"} of an ensemble's members."""
     metrics: Mapping[str, Any] | None = None
     """What `metrics.Metrics.to_dict` says, where it was asked for: calibration, classes, confusions."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; no metrics where none were counted."""
+        """Plain values; no members of a single model, and no metrics where none were counted."""
         values = asdict(self)
-        if self.metrics is None:
-            del values["metrics"]
+        for name in ("members", "metrics"):
+            if not values[name]:
+                del values[name]
         return values
 
 

@@ -15,7 +15,7 @@ def row_of(classes: int, images: int, names: dict[int, str], **changed: Any) -> 
     metrics = Metrics(classes)
     for p_K in (3 * torch.randn(images, classes, generator=rng)).softmax(1):
         metrics.add(int(torch.randint(classes, (1,), generator=rng)), p_K, changed.get("real"))
-    values = metrics.to_dict(names)
+    values = metrics.to_dict(names.get)
     return EvalRow(
         model=changed.get("model", "net"), architecture="resnet20", data=changed.get("data", "data.zip"),
         protocol="single-crop", views="centre crop", head="pooled", backend="torch", device="cpu", precision="fp32",
