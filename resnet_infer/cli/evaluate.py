@@ -1,5 +1,6 @@
 """`resnet-infer eval`: errors on labelled images under one or several protocols."""
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -82,6 +83,8 @@ def evaluate(
         raise UsageError(f"eval takes one model; got {', '.join(model)}. Run it once for each")
     if predictions is None and (resume or probabilities):
         raise UsageError(f"--{'resume' if resume else 'probabilities'} is of --predictions FILE; give that too")
+    if "WORLD_SIZE" in os.environ:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost process is one line of ours, not a stack trace
     from resnet_infer.backends.load import open_model
     from resnet_infer.data.sources import open_source
     from resnet_infer.evaluate import evaluate as run
