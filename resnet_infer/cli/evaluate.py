@@ -1,5 +1,6 @@
 """`resnet-infer eval`: errors on labelled images under one or several protocols."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -112,6 +113,8 @@ def evaluate(
         check_page(page)
     if predictions is None and (resume or probabilities):
         raise UsageError(f"--{'resume' if resume else 'probabilities'} is of --predictions FILE; give that too")
+    if "WORLD_SIZE" in os.environ:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost process is one line of ours, not a stack trace
     from resnet_infer.data.imagenet import real_sets, with_ground_truth
     from resnet_infer.data.sources import open_source
     from resnet_infer.evaluate import evaluate_together as run

@@ -203,8 +203,9 @@ def soak(
         assert not run.parts.exists(), f"{run}: {run.parts} is still there"
         run.path.unlink()
         finished, by_command = finished + 1, by_command + command
+        kind = f"{', '.join(run.protocols)}, {suffix[1:]}{', by command' * command}"
         print(
-            f"{sum(done.values()):4} kills; run {finished} ({', '.join(run.protocols)}, {suffix[1:]}): {here} kills, ok"
+            f"{sum(done.values()):4} kills; evaluation {finished} ({kind}): {here} kills, as uninterrupted", flush=True
         )
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(done.items()))
     print(f"{sum(done.values())} kills ({kinds}) in {finished} evaluations, {by_command} by the command line")
