@@ -43,18 +43,18 @@ def orders(models: Sequence[Model], source: Source) -> tuple[list[int] | None, l
         listed = ", ".join(f"{model.name} {model.manifest.spec.classes}" for model in models)
         raise UsageError(f"models have different numbers of classes: {listed}")
     (classes,) = counts
-    labelled = any(sample.label is not None for sample in source.samples)
     labels = [model.manifest.labels for model in models]
-    if not labelled:
+    between = [_between(models[0], model) for model in models]
+    if all(sample.label is None for sample in source.samples):
         if None in labels and any(labels):
             note("not every model says its class names, and the images have none: taking the models' classes for alike")
-        return None, [_between(models[0], model) for model in models]
+        return None, between
     by_labels = {known: class_indices(source, known, classes) for known in dict.fromkeys(labels)}
     truth = by_labels[labels[0]]
     found: list[Order] = []
-    for model, known in zip(models, labels, strict=True):
+    for known, order in zip(labels, between, strict=True):
         if known and labels[0]:
-            found.append(_between(models[0], model))
+            found.append(order)
         else:  # one of the two has the source's classes, all of them, in sorted order
             index_of = dict(zip(truth, by_labels[known], strict=True))
             found.append(_plain(tuple(index_of[index] for index in range(classes))))
