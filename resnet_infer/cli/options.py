@@ -187,9 +187,19 @@ def _triple(flag: str, text: str | None) -> Triple | None:
 
 def sides(text: str | None) -> tuple[int, ...] | None:
     """`224,256,384` as numbers; raises UsageError."""
+    return numbers("--scales", text, "224,256,384")
+
+
+def numbers(flag: str, text: str | None, example: str = "1,8,32") -> tuple[int, ...] | None:
+    """Whole numbers with commas; raises UsageError."""
     if text is None:
         return None
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
-        raise UsageError(f"--scales needs whole numbers with commas, as 224,256,384; got '{text}'") from error
+        raise UsageError(f"{flag} needs whole numbers with commas, as {example}; got '{text}'") from error
+
+
+def names(text: str | None) -> tuple[str, ...] | None:
+    """Words with commas."""
+    return None if text is None else tuple(word.strip() for word in text.split(",") if word.strip())
