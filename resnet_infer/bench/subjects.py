@@ -45,7 +45,7 @@ class Opener:
         Raises what opening, exporting and building do.
         """
         begun = time.perf_counter()
-        model = self._open(subject)
+        model = self.opened(subject)
         built = time.perf_counter() - begun if self._is_made(subject) else 0.0
         try:
             yield model, built
@@ -58,14 +58,15 @@ class Opener:
             self._checkpoints[name] = random_checkpoint(name) if name.endswith(RANDOM) else load_checkpoint(name)
         return self._checkpoints[name]
 
-    def manifest(self, subject: Subject) -> Manifest | None:
-        """What is known of the subject without opening it; None for an exported file."""
-        return None if _is_exported(subject) else self.checkpoint(subject.model).manifest
+    def know(self, name: str, checkpoint: Checkpoint) -> None:
+        """Take this checkpoint for the name."""
+        self._checkpoints[name] = checkpoint
 
     def _is_made(self, subject: Subject) -> bool:
         return not _is_exported(subject) and subject.backend != "torch"
 
-    def _open(self, subject: Subject) -> Model:
+    def opened(self, subject: Subject) -> Model:
+        """The model, which is the caller's to close."""
         if _is_exported(subject):
             return open_model(subject.model, device=self.device)
         checkpoint = self.checkpoint(subject.model)
