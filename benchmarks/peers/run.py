@@ -25,11 +25,11 @@ from benchmarks.peers import (
     trtexec_like,
 )
 from benchmarks.peers.materials import prepare
-from benchmarks.peers.runner import NotRun, check_here, hold, versions
+from benchmarks.peers.runner import NotRun, check_here, hold, not_held, versions
 from benchmarks.peers.sides import Contest
 from benchmarks.peers.table import header, lines
 from resnet_infer.data.sources import Source, open_source
-from resnet_infer.errors import ResnetInferError, UnknownNameError, UsageError
+from resnet_infer.errors import DataError, ResnetInferError, UnknownNameError, UsageError
 from resnet_infer.model.checkpoints import replacing
 from resnet_infer.report.environment import environment
 
@@ -107,9 +107,13 @@ def prepared_and_held(contest: Contest, source: Source, folder: Path, repeats: i
     started = time.monotonic()
     try:
         check_here(contest)
-    except NotRun:
-        return hold(contest, folder, repeats=repeats, seconds=seconds)
-    prepare(source, folder, contest.files)
+        prepare(source, folder, contest.files)
+    except NotRun as error:
+        return not_held(contest, str(error))
+    except DataError:
+        raise  # the photos are no use to any contest
+    except ResnetInferError as error:
+        return not_held(contest, f"its files could not be made: {error}")
     preparing = time.monotonic() - started
     return hold(contest, folder, repeats=repeats, seconds=seconds - preparing) | {"preparing_seconds": preparing}
 

@@ -40,15 +40,8 @@ def hold(contest: Contest, folder: Path, *, repeats: int, seconds: float) -> Rec
     Its `rows` have a ratio each, or an `error`; it raises nothing that a side raised.
     """
     started = time.monotonic()
-    record: Record = {
-        "peer": contest.peer,
-        "what": contest.what,
-        "images": contest.images,
-        "check": {"tolerance": contest.tolerance, "same_best_class": SAME_BEST},
-        "tried": [],
-    }
+    record = about(contest)
     try:
-        check_here(contest)
         with processes(contest.sides(), nothing) as calls:
             best = try_sides(contest, folder, calls, record["tried"], started + TRYING * seconds)
             left = started + seconds - time.monotonic()
@@ -59,6 +52,22 @@ def hold(contest: Contest, folder: Path, *, repeats: int, seconds: float) -> Rec
         record["rows"] = [failed(contest, claim, str(error)) for claim in contest.claims]
     record["seconds"] = time.monotonic() - started
     return record
+
+
+def about(contest: Contest) -> Record:
+    """What is known of a contest before it is held."""
+    return {
+        "peer": contest.peer,
+        "what": contest.what,
+        "images": contest.images,
+        "check": {"tolerance": contest.tolerance, "same_best_class": SAME_BEST},
+        "tried": [],
+    }
+
+
+def not_held(contest: Contest, why: str) -> Record:
+    """The part of the result of a contest that could not be held."""
+    return about(contest) | {"seconds": 0.0, "rows": [failed(contest, claim, why) for claim in contest.claims]}
 
 
 def check_here(contest: Contest) -> None:
