@@ -36,17 +36,17 @@ from torchvision.transforms import functional as tv
 from benchmarks import network
 from benchmarks.timing import compare, drain, processes
 from resnet_infer.backends.base import Normalize
+from resnet_infer.batching import Runs, plan
 from resnet_infer.data.allocator import keep_freed_memory
 from resnet_infer.data.batches import Buckets
 from resnet_infer.data.decode import decode
-from resnet_infer.data.loader import distinct_tiles
-from resnet_infer.data.render import render
+from resnet_infer.data.render import distinct_tiles, render
 from resnet_infer.data.sources import open_source
 from resnet_infer.model.checkpoints import replacing
 from resnet_infer.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from resnet_infer.protocols import PAPER_SCALES, Protocol, multi_scale, single_crop, ten_crop
 from resnet_infer.report.environment import environment
-from resnet_infer.score import DEFAULT_BATCH, Runs, plan
+from resnet_infer.score import DEFAULT_BATCH
 
 PROTOCOLS = {"single crop": single_crop(), "ten crops": ten_crop(), "five scales, mirror": multi_scale(PAPER_SCALES)}
 TARGETS = {"single crop": 1.8, "ten crops": 3.5, "five scales, mirror": 5.0}
@@ -111,7 +111,7 @@ def our_tiles(data: bytes, protocol: Protocol) -> tuple[tuple[int, int], list[Te
     """The image's (height, width) and its distinct tiles, uint8 (H, W, 3)."""
     x_CHW = decode(data)
     height, width = x_CHW.shape[1:]
-    return (height, width), render(x_CHW, distinct_tiles((protocol,), height, width), protocol.interpolation)
+    return (height, width), render(x_CHW, distinct_tiles((protocol,), height, width))
 
 
 def our_batches(photos: Sequence[bytes], protocol: Protocol, normalize: Normalize) -> Iterator[Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from resnet_infer.backends.load import Model
 from resnet_infer.data.classes import class_indices
 from resnet_infer.data.loader import auto_workers, load
+from resnet_infer.data.packing import Offload
 from resnet_infer.data.sources import Source
 from resnet_infer.errors import DataError, UsageError
 from resnet_infer.protocols import Protocol
@@ -29,6 +30,7 @@ def evaluate(
     on_error: OnError = "fail",
     batch_size: int | None = None,
     workers: int | None = None,
+    offload: Offload = "nothing",
     advance: Callable[[float], None] = lambda images: None,
 ) -> list[EvalRow]:
     """One row a protocol, in their order.
@@ -45,7 +47,7 @@ def evaluate(
     top1, top5 = [0] * len(protocols), [0] * len(protocols)
     scored = 0
     begun = time.perf_counter()
-    for result in score(model, protocols, source, batch_size=batch_size, workers=workers):
+    for result in score(model, protocols, source, batch_size=batch_size, workers=workers, offload=offload):
         if result.probs_PK is None:
             unreadable[result.index] = result.error
             if on_error == "fail":

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from resnet_infer.backends.load import Model
+from resnet_infer.data.packing import Offload
 from resnet_infer.data.sources import Source
 from resnet_infer.errors import UsageError
 from resnet_infer.protocols import Protocol
@@ -20,6 +21,7 @@ def predict(
     top_k: int = 5,
     batch_size: int | None = None,
     workers: int | None = None,
+    offload: Offload = "nothing",
 ) -> Iterator[Prediction]:
     """One record an image, in the source's order, each as soon as it and all before it are done.
 
@@ -30,7 +32,7 @@ def predict(
         raise UsageError(f"--top-k must be at least 1; got {top_k}")
     waiting: dict[int, Prediction] = {}
     due = 0
-    for result in score(model, [protocol], source, batch_size=batch_size, workers=workers):
+    for result in score(model, [protocol], source, batch_size=batch_size, workers=workers, offload=offload):
         path = source.samples[result.index].name
         if result.probs_PK is None:
             waiting[result.index] = Prediction(path=path, error=result.error)

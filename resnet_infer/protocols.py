@@ -9,7 +9,7 @@ pooling, torchvision's forward at another size). At the native 224x224 the three
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from resnet_infer.errors import UsageError
@@ -28,13 +28,14 @@ PROTOCOL_NAMES = ("single-crop", "ten-crop", "multiscale")
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A rectangle of the resized image, all in pixels; what is rendered and travels to the device."""
+    """A rectangle of the resized image, all in pixels: what is rendered and batched."""
 
     resize: Size
     top: int
     left: int
     height: int
     width: int
+    interpolation: str = "bilinear"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +94,12 @@ class Protocol:
     def _tiles(self, resized: Size) -> list[Tile]:
         height, width = resized
         if self.crops == "whole":
-            return [Tile(resized, 0, 0, height, width)]
+            return [Tile(resized, 0, 0, height, width, self.interpolation)]
         bottom, right = height - self.crop, width - self.crop
         center = (round(bottom / 2), round(right / 2))  # torchvision's rounding: half to even
         corners = [(0, 0), (0, right), (bottom, 0), (bottom, right)] if self.crops == "five" else []
-        return [Tile(resized, top, left, self.crop, self.crop) for top, left in (*corners, center)]
+        side = self.crop
+        return [Tile(resized, top, left, side, side, self.interpolation) for top, left in (*corners, center)]
 
     def shapes(self, image_sizes: Iterable[Size]) -> tuple[Size, ...]:
         """The distinct network input sizes (height, width) that images of these sizes give, smallest first."""
@@ -132,7 +134,7 @@ def _mirror_image_of(tile: Tile) -> Tile:
 
     The network's stride grid is not symmetric, so the mirrored pixels must be run; a score map is never mirrored.
     """
-    return Tile(tile.resize, tile.top, tile.resize[1] - tile.left - tile.width, tile.height, tile.width)
+    return replace(tile, left=tile.resize[1] - tile.left - tile.width)
 
 
 def single_crop(resize: int = 256, crop: int = 224, interpolation: str = "bilinear") -> Protocol:

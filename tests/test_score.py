@@ -15,11 +15,12 @@ from torch import Tensor
 
 from resnet_infer.backends.base import Backend
 from resnet_infer.backends.load import Model
+from resnet_infer.batching import reduce_map
 from resnet_infer.data.sources import Memory, Source, open_source
 from resnet_infer.errors import BackendError, OutOfMemory, UsageError
 from resnet_infer.model.resnet import ResNet
 from resnet_infer.protocols import Average, Protocol, multi_scale, single_crop, ten_crop
-from resnet_infer.score import check_served, reduce_map, score
+from resnet_infer.score import check_served, score
 from resnet_infer.shapes import ANY, ShapeRange
 
 Picture = np.ndarray[Any, np.dtype[np.uint8]]

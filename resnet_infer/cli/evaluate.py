@@ -50,8 +50,12 @@ def evaluate(
     provider: options.ProviderName = None,
     prefer_nhwc: options.PreferNhwc = False,
     cuda_graph: options.CudaGraph = False,
+    compile: options.Compile = None,
+    autocast: options.Autocast = False,
     batch_size: options.BatchSize = None,
     workers: options.Workers = None,
+    render: options.RenderOn = "workers",
+    decode: options.DecodeOn = "workers",
     verbose: options.Verbose = False,
 ) -> None:
     """Print top-1 and top-5 errors with their 95 % interval; several protocols share one decode."""
@@ -70,7 +74,7 @@ def evaluate(
         device=device,
         precision=precision,
         overrides=options.overrides(arch, mean, std, labels),
-        options=options.run_options(provider, prefer_nhwc, cuda_graph),
+        options=options.run_options(provider, prefer_nhwc, cuda_graph, compile, autocast),
     )
     flags = (("single-crop", single_crop), ("ten-crop", ten_crop), ("multiscale", multiscale))
     names = [*(protocol or []), *(name for name, given in flags if given)] or ["single-crop"]
@@ -88,6 +92,7 @@ def evaluate(
             on_error=on_error,  # type: ignore[arg-type]  # evaluate checks it
             batch_size=batch_size,
             workers=workers,
+            offload=options.offload(render, decode),
             advance=advance,
         )
     records = [asdict(row) for row in results]

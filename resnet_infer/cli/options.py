@@ -12,6 +12,7 @@ from resnet_infer.protocols import Average, Protocol, protocol_for
 
 if TYPE_CHECKING:
     from resnet_infer.backends.base import RunOptions
+    from resnet_infer.data.packing import Offload
     from resnet_infer.manifest import Manifest
     from resnet_infer.model.checkpoints import Overrides
 
@@ -61,7 +62,19 @@ PreferNhwc = Annotated[
 CudaGraph = Annotated[
     bool, typer.Option("--cuda-graph", help="Exported files on a GPU: replay recorded launches; for small batches.")
 ]
+Compile = Annotated[
+    str | None,
+    typer.Option(help="torch: compile by default, max-autotune or cuda-graphs; takes a minute.", metavar="MODE"),
+]
+Autocast = Annotated[bool, typer.Option("--autocast", help="torch, bf16 and fp16: fp32 weights, types by operation.")]
 Workers = Annotated[int | None, typer.Option(help="Processes that decode; 0 is none.", min=0, metavar="N")]
+RenderOn = Annotated[
+    str, typer.Option("--render", help="Where images are resized and cropped: workers or device.", metavar="WHERE")
+]
+DecodeOn = Annotated[
+    str,
+    typer.Option("--decode", help="Where JPEG is decoded: workers or device (nvJPEG; other pixels).", metavar="WHERE"),
+]
 FormatName = Annotated[str, typer.Option("--format", help="table, json, jsonl or csv.", metavar="F")]
 Scales = Annotated[
     str | None, typer.Option(help="Shorter sides of multiscale in pixels, as 224,256,384.", metavar="N,N,...")
@@ -89,11 +102,29 @@ def overrides(arch: str | None, mean: str | None, std: str | None, labels: Path 
     )
 
 
-def run_options(provider: str | None, prefer_nhwc: bool, cuda_graph: bool) -> "RunOptions":
-    """How an exported file is to be run."""
+def run_options(
+    provider: str | None, prefer_nhwc: bool, cuda_graph: bool, compile: str | None = None, autocast: bool = False
+) -> "RunOptions":
+    """How a model is to be run; the backends check it."""
     from resnet_infer.backends.base import RunOptions
 
-    return RunOptions(provider=provider, prefer_nhwc=prefer_nhwc, cuda_graph=cuda_graph)  # type: ignore[arg-type]
+    return RunOptions(
+        provider=provider,  # type: ignore[arg-type]
+        prefer_nhwc=prefer_nhwc,
+        cuda_graph=cuda_graph,
+        compile=compile,  # type: ignore[arg-type]
+        autocast=autocast,
+    )
+
+
+def offload(render: str, decode: str) -> "Offload":
+    """What --render and --decode leave to the device; raises UsageError."""
+    for flag, value in (("--render", render), ("--decode", decode)):
+        if value not in ("workers", "device"):
+            raise UsageError(f"{flag} '{value}' is not one of workers, device")
+    if decode == "device":
+        return "decoding"  # what is decoded there is rendered there
+    return "rendering" if render == "device" else "nothing"
 
 
 def protocols(

@@ -40,8 +40,12 @@ def predict(
     provider: options.ProviderName = None,
     prefer_nhwc: options.PreferNhwc = False,
     cuda_graph: options.CudaGraph = False,
+    compile: options.Compile = None,
+    autocast: options.Autocast = False,
     batch_size: options.BatchSize = None,
     workers: options.Workers = None,
+    render: options.RenderOn = "workers",
+    decode: options.DecodeOn = "workers",
     verbose: options.Verbose = False,
 ) -> None:
     """Print the best classes of images. An unreadable image is a record with its error, and exit code 1."""
@@ -58,14 +62,22 @@ def predict(
         device=device,
         precision=precision,
         overrides=options.overrides(arch, mean, std, labels),
-        options=options.run_options(provider, prefer_nhwc, cuda_graph),
+        options=options.run_options(provider, prefer_nhwc, cuda_graph, compile, autocast),
     )
     (test,) = options.protocols(
         [protocol], opened.manifest, resize=resize, crop=crop, scales=scales, mirror=mirror, average=average
     )
     records: list[rows.Prediction] = []
     with progress("predicting", len(source.samples), "images") as advance:
-        for record in run(opened, test, source, top_k=top_k, batch_size=batch_size, workers=workers):
+        for record in run(
+            opened,
+            test,
+            source,
+            top_k=top_k,
+            batch_size=batch_size,
+            workers=workers,
+            offload=options.offload(render, decode),
+        ):
             records.append(record)
             if form == "jsonl":
                 print(rows.as_json_lines([record.to_dict()]), flush=True)

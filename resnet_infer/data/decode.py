@@ -9,6 +9,7 @@ Shapes: C is 3, H and W pixels.
 import io
 import logging
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -70,6 +71,42 @@ def _decode(data: bytes) -> Tensor:
             x_CHW = decode_jpeg(torch.frombuffer(data, dtype=torch.uint8), mode=ImageReadMode.RGB)
             return _upright(x_CHW, orientation)
         return torch.from_numpy(np.array(to_rgb(ImageOps.exif_transpose(image)))).permute(2, 0, 1)
+
+
+def jpeg_header(data: bytes) -> tuple[int, int] | None:
+    """The (height, width) in pixels of a JPEG file that `decode_jpegs` can take: upright, grey or colour; else None."""
+    if not data.startswith(b"\xff\xd8\xff"):
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+                plain = image.mode in ("RGB", "L") and image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+                small = image.width * image.height <= MAX_PIXELS
+                return (image.height, image.width) if plain and small else None
+    except Exception:  # whatever is wrong with it, `decode` finds the words
+        return None
+
+
+def decode_jpegs(files: Sequence[Tensor], device: torch.device) -> list[Tensor | str]:
+    """JPEG files (uint8, on the CPU) to x_CHW on the device, in one call; for one that cannot be decoded, why.
+
+    On CUDA that is nvJPEG, whose pixels are not libjpeg-turbo's to the bit (torchvision.io.decode_jpeg). A batch that
+    it refuses is decoded by `decode`, image by image.
+    """
+    if not files:
+        return []
+    try:
+        return list(decode_jpeg(list(files), mode=ImageReadMode.RGB, device=device))
+    except RuntimeError:
+        return [_alone(data, device) for data in files]
+
+
+def _alone(data: Tensor, device: torch.device) -> Tensor | str:
+    try:
+        return decode(data.numpy().tobytes()).to(device)
+    except ImageError as error:
+        return str(error)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

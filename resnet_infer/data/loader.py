@@ -4,9 +4,7 @@ An image that cannot be read is a result too: its tiles are missing and its erro
 """
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,35 +12,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from resnet_infer.data.allocator import keep_freed_memory
-from resnet_infer.data.decode import decode
-from resnet_infer.data.render import render
+from resnet_infer.data.packing import Offload, Prepared, Record, Rendered, pack, prepare, unpack
 from resnet_infer.data.sources import Source
 from resnet_infer.errors import DataError
-from resnet_infer.protocols import Protocol, Size, Tile
+from resnet_infer.protocols import Protocol
 
 CHUNK = 16
 """Images that travel together from a worker: one message, one block of shared memory."""
 FEW = 64
 """Up to so many images, starting worker processes costs more than it gains."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rendered:
-    """One image's tiles, or why there are none."""
-
-    index: int
-    """Position in the source."""
-    size: Size = (0, 0)
-    """(height, width) in pixels of the decoded image."""
-    tiles: tuple[Tensor, ...] = ()
-    """uint8, (height, width, 3), in the order of `distinct_tiles`."""
-    error: str = ""
-
-
-@lru_cache(maxsize=4096)
-def distinct_tiles(protocols: tuple[Protocol, ...], height: int, width: int) -> tuple[Tile, ...]:
-    """The tiles that all the protocols need of an image of this size, each once, in a fixed order."""
-    return tuple(dict.fromkeys(view.tile for p in protocols for view in p.views(height, width)))
 
 
 def auto_workers(images: int, device: str) -> int:
@@ -56,18 +34,24 @@ def auto_workers(images: int, device: str) -> int:
     return cores // 4 if device == "cpu" else max(1, cores - 1)
 
 
-def load(source: Source, protocols: Sequence[Protocol], indices: Sequence[int], workers: int) -> Iterator[Rendered]:
+def load(
+    source: Source,
+    protocols: Sequence[Protocol],
+    indices: Sequence[int],
+    workers: int,
+    *,
+    offload: Offload = "nothing",
+    upload: Callable[[Tensor], Tensor] = lambda block: block,
+) -> Iterator[Rendered]:
     """Every image of `indices` in order, rendered; with no protocols, only decoded, to see whether it can be.
 
-    All protocols of one pass share their interpolation. `workers` of 0 works in this process.
-    Raises DataError if a worker process dies.
+    `workers` of 0 works in this process. `upload` takes a block of bytes to the device, where tiles are cut and what
+    is `offload`ed is done. Raises DataError if a worker process dies.
     """
-    if len({p.interpolation for p in protocols}) > 1:
-        raise ValueError("protocols of one pass share their interpolation")
     size = max(1, min(CHUNK, -(-len(indices) // max(1, 2 * workers))))
     chunks = [indices[at : at + size] for at in range(0, len(indices), size)]
     loader: DataLoader[Any] = DataLoader(
-        _Chunks(source, tuple(protocols), chunks),
+        _Chunks(source, tuple(protocols), chunks, offload),
         batch_size=None,
         collate_fn=_as_it_is,
         worker_init_fn=_in_worker,
@@ -76,8 +60,8 @@ def load(source: Source, protocols: Sequence[Protocol], indices: Sequence[int], 
         generator=torch.Generator(),  # its seed draw would otherwise disturb the caller's random numbers
     )
     try:
-        for pixels, records in loader:
-            yield from _unpacked(pixels, records)
+        for block, records in loader:
+            yield from unpack(block, records, tuple(protocols), upload)
     except RuntimeError as error:
         if "DataLoader worker" in str(error):
             raise DataError(
@@ -94,54 +78,22 @@ def _as_it_is(chunk: Any) -> Any:
     return chunk
 
 
-Record = tuple[int, Size, tuple[tuple[int, int], ...], str]
-"""(index, image size, tile sizes, error): a rendered image whose pixels lie in the chunk's block."""
-
-
 class _Chunks(Dataset[tuple[Tensor, list[Record]]]):
-    """Chunks of images; one block of pixels each, because every tensor sent costs a file descriptor."""
+    """Chunks of images, each read and prepared and packed into one block."""
 
-    def __init__(self, source: Source, protocols: tuple[Protocol, ...], chunks: Sequence[Sequence[int]]) -> None:
+    def __init__(
+        self, source: Source, protocols: tuple[Protocol, ...], chunks: Sequence[Sequence[int]], offload: Offload
+    ) -> None:
         self.source = source
         self.protocols = protocols
         self.chunks = chunks
+        self.offload = offload
 
     def __len__(self) -> int:
         return len(self.chunks)
 
     def __getitem__(self, chunk: int) -> tuple[Tensor, list[Record]]:
-        rendered = [self._image(index) for index in self.chunks[chunk]]
-        tiles = [tile for image in rendered for tile in image.tiles]
-        pixels = torch.empty(sum(tile.numel() for tile in tiles), dtype=torch.uint8)
-        offset = 0
-        for tile in tiles:  # straight from the resized image into the block: the only copy on this side
-            pixels[offset : offset + tile.numel()].view(tile.shape).copy_(tile)
-            offset += tile.numel()
-        records = [
-            (image.index, image.size, tuple((t.shape[0], t.shape[1]) for t in image.tiles), image.error)
-            for image in rendered
-        ]
-        return pixels, records
+        return pack([self._prepared(index) for index in self.chunks[chunk]])
 
-    def _image(self, index: int) -> Rendered:
-        try:
-            x_CHW = decode(self.source.read(self.source.samples[index]))
-            height, width = x_CHW.shape[1:]
-            tiles = distinct_tiles(self.protocols, height, width)
-            rendered = render(x_CHW, tiles, self.protocols[0].interpolation) if tiles else ()
-        except OSError as error:
-            return Rendered(index=index, error=error.strerror or str(error))
-        except DataError as error:
-            return Rendered(index=index, error=str(error))
-        return Rendered(index=index, size=(height, width), tiles=tuple(rendered))
-
-
-def _unpacked(pixels: Tensor, records: list[Record]) -> Iterator[Rendered]:
-    offset = 0
-    for index, size, tile_sizes, error in records:
-        tiles = []
-        for height, width in tile_sizes:
-            count = 3 * height * width
-            tiles.append(pixels[offset : offset + count].view(height, width, 3))
-            offset += count
-        yield Rendered(index=index, size=size, tiles=tuple(tiles), error=error)
+    def _prepared(self, index: int) -> Prepared:
+        return prepare(index, lambda: self.source.read(self.source.samples[index]), self.protocols, self.offload)

@@ -5,6 +5,7 @@ import pickle
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torchvision.transforms.v2 import functional as tv
 
-from resnet_infer.data.loader import CHUNK, FEW, Rendered, auto_workers, distinct_tiles, load
+from resnet_infer.data.loader import CHUNK, FEW, auto_workers, load
+from resnet_infer.data.packing import Offload, Rendered
+from resnet_infer.data.render import distinct_tiles
 from resnet_infer.data.sources import Memory, Sample, Source, open_source
 from resnet_infer.errors import DataError
 from resnet_infer.protocols import multi_scale, single_crop, ten_crop
@@ -47,12 +50,13 @@ def same(one: Rendered, other: Rendered) -> bool:
     ) and all(torch.equal(a, b) for a, b in zip(one.tiles, other.tiles, strict=True))
 
 
+@pytest.mark.parametrize("offload", get_args(Offload))
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_tiles_come_in_order_and_broken_images_are_records_in_their_place(
-    workers: int, source: Source, images: list[NDArray[np.uint8]]
+    workers: int, offload: Offload, source: Source, images: list[NDArray[np.uint8]]
 ) -> None:
     indices = list(np.random.default_rng(0).permutation(COUNT).tolist())
-    loaded = list(load(source, PROTOCOLS, indices, workers))
+    loaded = list(load(source, PROTOCOLS, indices, workers, offload=offload))
     assert [image.index for image in loaded] == indices
     for image in loaded:
         if image.index in BROKEN:
@@ -127,9 +131,13 @@ def test_a_worker_that_dies_is_a_data_error() -> None:
         list(load(Fatal(), PROTOCOLS, range(2), 1))
 
 
-def test_protocols_of_one_pass_share_their_interpolation(source: Source) -> None:
-    with pytest.raises(ValueError, match="interpolation"):
-        next(load(source, [single_crop(24, 16), ten_crop(24, 16, interpolation="bicubic")], range(2), 0))
+def test_protocols_of_one_pass_may_differ_in_interpolation(source: Source, images: list[NDArray[np.uint8]]) -> None:
+    kinds = ("bilinear", "bicubic")
+    (image,) = load(source, [multi_scale((24,), interpolation=kind) for kind in kinds], [1], 0)
+    x_CHW = torch.from_numpy(images[1]).permute(2, 0, 1)
+    for tile_HWC, kind in zip(image.tiles, kinds, strict=True):
+        expected_CHW = tv.resize(x_CHW, [24], tv.InterpolationMode(kind), antialias=True)
+        assert torch.equal(tile_HWC.permute(2, 0, 1), expected_CHW)
 
 
 def test_few_images_start_no_workers() -> None:

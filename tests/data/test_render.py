@@ -3,6 +3,7 @@
 import io
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ def channels_first(pixels: NDArray[np.uint8]) -> Tensor:
 
 def levels_apart(pixels: NDArray[np.uint8], height: int, width: int, interpolation: str) -> NDArray[np.int64]:
     """The differences between our resized image and Pillow's."""
-    (ours,) = render(channels_first(pixels), [whole(height, width)], interpolation)
+    (ours,) = render(channels_first(pixels), [replace(whole(height, width), interpolation=interpolation)])
     assert ours.shape == (height, width, 3)
     pillows = np.asarray(Image.fromarray(pixels).resize((width, height), PILLOW[interpolation]))
     apart: NDArray[np.int64] = np.abs(ours.numpy().astype(int) - pillows)
@@ -74,7 +75,7 @@ def test_a_tile_is_a_slice_of_torchvisions_resize(height: int, width: int, data:
     resized_CHW = tv.resize(x_CHW, [to_height, to_width], antialias=True)
     top, left = data.draw(st.integers(0, to_height - 1)), data.draw(st.integers(0, to_width - 1))
     tile = Tile((to_height, to_width), top, left, to_height - top, data.draw(st.integers(1, to_width - left)))
-    (cut_HWC,) = render(x_CHW, [tile], "bilinear")
+    (cut_HWC,) = render(x_CHW, [tile])
     expected_CHW = resized_CHW[:, top:, left : left + tile.width]
     assert torch.equal(cut_HWC.permute(2, 0, 1), expected_CHW)
 
@@ -87,7 +88,7 @@ def test_the_views_of_ten_crop_are_torchvisions(height: int, width: int, interpo
     expected = [crop_CHW.permute(1, 2, 0) for crop_CHW in tv.ten_crop(resized_CHW, [224, 224])]
 
     views = ten_crop(256, 224, interpolation=interpolation).views(height, width)
-    tiles = render(x_CHW, [view.tile for view in views], interpolation)
+    tiles = render(x_CHW, [view.tile for view in views])
     ours = [tile.flip(1) if view.mirrored else tile for view, tile in zip(views, tiles, strict=True)]
     assert sorted(crop.contiguous().numpy().tobytes() for crop in ours) == sorted(
         crop.contiguous().numpy().tobytes() for crop in expected
@@ -98,13 +99,13 @@ def test_the_views_of_ten_crop_are_torchvisions(height: int, width: int, interpo
 def test_the_views_of_the_other_protocols_are_torchvisions(height: int, width: int, picture: Picture) -> None:
     x_CHW = channels_first(picture(height, width))
     (view,) = single_crop(256, 224).views(height, width)
-    (tile_HWC,) = render(x_CHW, [view.tile], "bilinear")
+    (tile_HWC,) = render(x_CHW, [view.tile])
     expected_CHW = tv.center_crop(tv.resize(x_CHW, [256], antialias=True), [224, 224])
     assert torch.equal(tile_HWC.permute(2, 0, 1), expected_CHW)
 
     protocol = multi_scale((64, 96))
     for view, scale in zip(protocol.views(height, width), (64, 64, 96, 96), strict=True):
-        (tile_HWC,) = render(x_CHW, [view.tile], "bilinear")
+        (tile_HWC,) = render(x_CHW, [view.tile])
         assert torch.equal(tile_HWC.permute(2, 0, 1), tv.resize(x_CHW, [scale], antialias=True))
     assert [view.mirrored for view in protocol.views(height, width)] == [False, True, False, True]
 
@@ -112,9 +113,7 @@ def test_the_views_of_the_other_protocols_are_torchvisions(height: int, width: i
 def test_how_pixels_lie_in_memory_does_not_matter(picture: Picture) -> None:
     innermost_CHW = channels_first(picture(50, 70))
     tiles = [whole(31, 43), whole(80, 112)]
-    for ours, theirs in zip(
-        render(innermost_CHW, tiles, "bilinear"), render(innermost_CHW.contiguous(), tiles, "bilinear"), strict=True
-    ):
+    for ours, theirs in zip(render(innermost_CHW, tiles), render(innermost_CHW.contiguous(), tiles), strict=True):
         assert torch.equal(ours, theirs)
 
 
@@ -123,6 +122,6 @@ def test_an_image_too_long_and_thin_for_a_scale_is_an_image_error(height: int, w
     x_CHW = decode(np.zeros((height, width, 3), np.uint8))
     for protocol in (multi_scale((640,)), single_crop(640, 224)):
         with pytest.raises(ImageError, match="too long and thin"):
-            render(x_CHW, [view.tile for view in protocol.views(height, width)], "bilinear")
+            render(x_CHW, [view.tile for view in protocol.views(height, width)])
     views = multi_scale((4,)).views(height, width) if height > 1 else multi_scale((1,)).views(height, width)
-    assert render(x_CHW, [views[0].tile], "bilinear")[0].shape == (*views[0].tile.resize, 3)
+    assert render(x_CHW, [views[0].tile])[0].shape == (*views[0].tile.resize, 3)

@@ -1,0 +1,80 @@
+"""What is left to the device changes where images are prepared, not what is scored."""
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from resnet_infer.backends.load import Model
+from resnet_infer.data.packing import Offload
+from resnet_infer.data.render import cut, regions, render
+from resnet_infer.data.sources import Source, open_source
+from resnet_infer.model.resnet import ResNet
+from resnet_infer.protocols import Tile, multi_scale, single_crop, ten_crop
+from resnet_infer.score import score
+
+Picture = np.ndarray[Any, np.dtype[np.uint8]]
+TESTS = (single_crop(40, 32), ten_crop(41, 32), multi_scale((32, 41)))
+
+
+def scores(model: Model, source: Source, indices: list[int], offload: Offload) -> Tensor:
+    """(images, protocols, classes), in the source's order."""
+    results = score(model, TESTS, source, indices=indices, offload=offload)
+    return torch.stack([r.probs_PK for r in sorted(results, key=lambda r: r.index) if r.probs_PK is not None])
+
+
+@pytest.mark.parametrize("offload", ["rendering", "decoding"])
+def test_where_photographs_are_prepared_does_not_matter_on_a_cpu(
+    offload: Offload, shared: Path, small_net: ResNet, model_of: Callable[..., Model]
+) -> None:
+    photos = open_source(shared / "data/photos/photos.zip")
+    indices = list(range(0, len(photos.samples), 9))
+    usual = scores(model_of(small_net), photos, indices, "nothing")
+    ours = scores(model_of(small_net), photos, indices, offload)
+    torch.testing.assert_close(ours, usual, rtol=0, atol=1e-5)
+
+
+def test_broken_jpegs_are_named_when_the_device_decodes(
+    small_net: ResNet,
+    model_of: Callable[..., Model],
+    picture: Callable[..., Picture],
+    encode: Callable[..., bytes],
+    tmp_path: Path,
+) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for number, image in enumerate(picture(40, 50, seed) for seed in range(4)):
+            data = encode(image, "JPEG")
+            archive.writestr(f"{number}.jpg", data[: len(data) // 2] if number == 2 else data)
+    usual, ours = (
+        list(score(model_of(small_net), TESTS, open_source(tmp_path / "x.zip"), offload=offload))
+        for offload in ("nothing", "decoding")
+    )
+    for results in (usual, ours):
+        assert [(r.index, r.error != "") for r in sorted(results, key=lambda r: r.index)] == [
+            (number, number == 2) for number in range(4)
+        ]
+    assert [r.error for r in usual if r.error] == [r.error for r in ours if r.error]
+
+
+@settings(max_examples=50)
+@given(st.data())
+def test_tiles_cut_from_regions_are_the_tiles_rendered(data: st.DataObject) -> None:
+    x_CHW = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 23, 31), dtype=np.uint8))
+    tiles = []
+    for _ in range(data.draw(st.integers(1, 6))):
+        height, width = data.draw(st.sampled_from([(20, 27), (31, 41)]))
+        top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
+        size = data.draw(st.integers(1, height - top)), data.draw(st.integers(1, width - left))
+        tiles.append(Tile((height, width), top, left, *size, data.draw(st.sampled_from(["bilinear", "bicubic"]))))
+    parts = regions(tuple(tiles))
+    assert len(parts) == len({(tile.resize, tile.interpolation) for tile in tiles})
+    found = zip(parts, render(x_CHW, parts), strict=True)
+    for ours, expected in zip(cut(found, tiles), render(x_CHW, tiles), strict=True):
+        assert torch.equal(ours, expected)
