@@ -112,13 +112,12 @@ def contests(images: int | None) -> list[Contest]:
     arch, count, files = "resnet50", whole_batches(images, IMAGES), images or FILES
     tried: list[tuple[str, dict[str, Any]]] = [
         ("as it is", {}),
-        ("threads = cores", {"threads": True}),
-        ("batch fixed", {"batch": BATCH}),
         ("batch fixed, input bound", {"batch": BATCH, "binding": True}),
+        ("our allocator setting", {}),
+        ("threads = cores", {"threads": True}),
         ("without arena", {"arena": False}),
         ("without spinning", {"spinning": False}),
         ("extended optimisations only", {"optimisation": "ORT_ENABLE_EXTENDED"}),
-        ("allocator", {}),
     ]
     network = Contest(
         peer="onnxruntime_plain",
@@ -128,7 +127,7 @@ def contests(images: int | None) -> list[Contest]:
                 name=name,
                 start=start,
                 settings={"arch": arch, "images": count, **settings},
-                keep_freed_memory=name == "allocator",
+                keep_freed_memory=name == "our allocator setting",
             )
             for name, settings in tried
         ],
@@ -151,8 +150,8 @@ def contests(images: int | None) -> list[Contest]:
             for workers, extra, settings in (
                 (1, "", {}),
                 (0, "", {}),
-                (2, "", {}),
                 (1, ", without spinning", {"spinning": False}),
+                (2, "", {}),
             )
         ],
         ours=evaluation_sides(arch, "single-crop", files),

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.peers.materials import BATCH, normalized, whole_batches
-from benchmarks.peers.ours import network, network_sides
+from benchmarks.peers.ours import network, network_sides, side
 from benchmarks.peers.sides import Claim, Contest, Running, Side
 
 IMAGES = 64
@@ -60,7 +60,6 @@ def sides(file: str, images: int, precision: str | None) -> Sequence[Side]:
         ("latency hint", {"hint": "LATENCY"}),
         ("throughput hint", {"hint": "THROUGHPUT"}),
         ("throughput hint, 1 stream", {"hint": "THROUGHPUT", "NUM_STREAMS": 1}),
-        ("latency hint, no pinning", {"hint": "LATENCY", "ENABLE_CPU_PINNING": False}),
     ]
     return [
         Side(name=name, start=start, settings={"file": file, "images": images, "precision": precision, **settings})
@@ -68,17 +67,13 @@ def sides(file: str, images: int, precision: str | None) -> Sequence[Side]:
     ]
 
 
-def own(name: str, file: str, images: int, precision: str | None = None) -> Side:
-    """One of our backends at the same batch."""
-    settings = {"file": file, "batch": BATCH, "images": images, "precision": precision}
-    return Side(name=name, start=network, settings=settings, keep_freed_memory=True)
-
-
 def contests(images: int | None) -> list[Contest]:
     """resnet50 at a batch of 8, in fp32, in its default precision and in int8."""
     arch, count = "resnet50", whole_batches(images, IMAGES)
     plain, files = f"plain-{arch}.onnx", ["tiles.npy", f"{arch}.pth"]
     what = f"{arch}, network only, batch {BATCH}"
+    quantized = f"{arch}-pooled-int8.onnx"
+    bf16: dict[str, Any] = {"file": f"{arch}.pth", "batch": BATCH, "images": count, "precision": "bf16"}
     common: dict[str, Any] = {"peer": "openvino_cpu", "images": count, "packages": ["openvino"]}
     fp32 = Contest(
         what=f"{what}, fp32",
@@ -92,7 +87,11 @@ def contests(images: int | None) -> list[Contest]:
     default = Contest(
         what=f"{what}, its default (bf16 where the CPU has it)",
         theirs=sides(plain, count, None),
-        ours=[own("ours: torch bf16", f"{arch}.pth", count, "bf16")],
+        ours=[
+            side("torch bf16", network, **bf16),
+            side("torch bf16, compile default", network, **bf16, options={"compile": "default"}),
+            side("torch bf16, autocast", network, **bf16, options={"autocast": True}),
+        ],
         claims=[Claim(name="best settings, default precision")],
         tolerance=0.15,
         files=[*files, plain],
@@ -100,11 +99,11 @@ def contests(images: int | None) -> list[Contest]:
     )
     int8 = Contest(
         what=f"{what}, our int8 file",
-        theirs=sides(f"{arch}-pooled-int8.onnx", count, "f32"),
-        ours=[own("ours: onnxruntime int8", f"{arch}-pooled-int8.onnx", count)],
+        theirs=sides(quantized, count, "f32"),
+        ours=[side("onnxruntime int8", network, file=quantized, batch=BATCH, images=count)],
         claims=[Claim(name="best settings, int8")],
         tolerance=0.15,
-        files=[*files, f"{arch}-pooled-int8.onnx"],
+        files=[*files, quantized],
         **common,
     )
     return [fp32, default, int8]

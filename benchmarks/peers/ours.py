@@ -1,15 +1,15 @@
 """Our sides: the package's own backends and its own `evaluate`, as its commands use them."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.peers.materials import OVERRIDES, photos, tiles
+from benchmarks.peers.materials import BATCH, OVERRIDES, photos, tiles
 from benchmarks.peers.sides import Running, Side
+from resnet_infer.backends.base import RunOptions
 from resnet_infer.backends.load import Model, open_model
 from resnet_infer.data.sources import Source, open_source
 from resnet_infer.evaluate import evaluate
@@ -21,17 +21,27 @@ PROTOCOLS: Mapping[str, Callable[[], Protocol]] = {
     "ten-crop": ten_crop,
     "multiscale": multi_scale,
 }
+NONE: Mapping[str, Any] = {}
 
 
-def opened(folder: Path, file: str, precision: str | None) -> Model:
-    """A material as a model on the CPU; what `--device cpu` of the commands gives."""
+def opened(folder: Path, file: str, precision: str | None, options: Mapping[str, Any]) -> Model:
+    """A material as a model on the CPU; what the commands open with `--device cpu` and these options."""
     overrides = OVERRIDES if file.endswith(".pth") else None
-    return open_model(str(folder / file), device="cpu", precision=precision, overrides=overrides)
+    run = RunOptions(**options)
+    return open_model(str(folder / file), device="cpu", precision=precision, overrides=overrides, options=run)
 
 
-def network(folder: Path, *, file: str, batch: int, images: int, precision: str | None = None) -> Running:
+def network(
+    folder: Path,
+    *,
+    file: str,
+    batch: int,
+    images: int,
+    precision: str | None = None,
+    options: Mapping[str, Any] = NONE,
+) -> Running:
     """`backend.run` on batches of uint8 photos; normalisation is within the time."""
-    model = opened(folder, file, precision)
+    model = opened(folder, file, precision, options)
     x_BCHW = tiles(folder).permute(0, 3, 1, 2)
     batch_BCHW = x_BCHW.repeat(-(-batch // len(x_BCHW)), 1, 1, 1)[:batch].contiguous(memory_format=torch.channels_last)
 
@@ -53,10 +63,10 @@ def evaluation(
     images: int,
     batch: int | None = None,
     workers: int | None = None,
-    precision: str | None = None,
+    options: Mapping[str, Any] = NONE,
 ) -> Running:
     """`evaluate` of labelled files, as `resnet-infer eval` runs it."""
-    model = opened(folder, file, precision)
+    model = opened(folder, file, None, options)
     source, chosen = open_source(photos(folder, images)), PROTOCOLS[protocol]()
 
     def work() -> Mapping[str, Any]:
@@ -77,40 +87,31 @@ def by_name(model: Model, protocol: Protocol, source: Source, batch: int | None,
     return torch.stack([found[name] for name in sorted(found)])
 
 
-def network_sides(
-    arch: str, images: int, batches: Sequence[int] = (8,), *, extra: Mapping[str, Any] | None = None
-) -> tuple[Side, ...]:
-    """Our fp32 backends without files: the torch backend and our ONNX file."""
-    return tuple(
-        Side(
-            name=f"ours: {backend}, batch {batch}",
-            start=network,
-            settings={"file": file, "batch": batch, "images": images, **(extra or {})},
-            keep_freed_memory=True,
-        )
-        for batch in batches
-        for backend, file in (("onnxruntime", f"{arch}-pooled-fp32.onnx"), ("torch", f"{arch}.pth"))
+def side(name: str, start: Callable[..., Running], **settings: Any) -> Side:
+    """One of ours, with the allocator setting that our commands have."""
+    compiled = bool(settings.get("options", NONE).get("compile"))
+    return Side(name=f"ours: {name}", start=start, settings=settings, keep_freed_memory=True, compiled=compiled)
+
+
+def network_sides(arch: str, images: int, batch: int = BATCH) -> tuple[Side, ...]:
+    """Our fp32 backends without files: our ONNX file, and the torch backend as it is and compiled."""
+    common: dict[str, Any] = {"batch": batch, "images": images}
+    weights = f"{arch}.pth"
+    return (
+        side("onnxruntime", network, file=f"{arch}-pooled-fp32.onnx", **common),
+        side("torch", network, file=weights, **common),
+        side("torch, compile default", network, file=weights, options={"compile": "default"}, **common),
     )
 
 
-def evaluation_sides(
-    arch: str, protocol: str, images: int, workers: Sequence[int | None] = (None, 1)
-) -> tuple[Side, ...]:
-    """Our fp32 evaluation: either backend, at its default number of worker processes and at others."""
-    head = "dense" if protocol == "multiscale" else "pooled"
-    sides = [
-        Side(
-            name=f"ours: {backend}",
-            start=evaluation,
-            settings={"file": file, "protocol": protocol, "images": images, "workers": None},
-            keep_freed_memory=True,
-        )
-        for backend, file in (("onnxruntime", f"{arch}-{head}-fp32.onnx"), ("torch", f"{arch}.pth"))
-    ]
-    return tuple(
-        side
-        if count is None
-        else replace(side, name=f"{side.name}, workers {count}", settings={**side.settings, "workers": count})
-        for count in workers
-        for side in sides
+def evaluation_sides(arch: str, protocol: str, images: int) -> tuple[Side, ...]:
+    """Our fp32 evaluation by either backend, at its own number of worker processes and with one, and compiled."""
+    common: dict[str, Any] = {"protocol": protocol, "images": images}
+    weights = f"{arch}.pth"
+    exported = f"{arch}-{'dense' if protocol == 'multiscale' else 'pooled'}-fp32.onnx"
+    return (
+        side("onnxruntime", evaluation, file=exported, **common),
+        side("torch, compile default", evaluation, file=weights, options={"compile": "default"}, **common),
+        side("onnxruntime, workers 1", evaluation, file=exported, workers=1, **common),
+        side("torch", evaluation, file=weights, **common),
     )

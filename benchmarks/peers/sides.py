@@ -61,7 +61,7 @@ class Contest:
     what: str
     """Network, protocol and precision in a few words."""
     theirs: Sequence[Side]
-    """The first is the reference that every other side's outputs have to agree with."""
+    """Likely winners first: the later ones are left out where time is short."""
     ours: Sequence[Side]
     claims: Sequence[Claim]
     images: int
