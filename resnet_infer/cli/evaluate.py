@@ -62,22 +62,22 @@ def evaluate(
     form = rows.check_format(format_name)
     if len(model) != 1:
         raise UsageError(f"eval takes one model; got {', '.join(model)}. Run it once for each")
-    from resnet_infer.backends.load import open_model
     from resnet_infer.data.sources import open_source
     from resnet_infer.evaluate import evaluate as run
     from resnet_infer.report.console import note, progress
     from resnet_infer.report.environment import environment
 
-    opened = open_model(
+    flags = (("single-crop", single_crop), ("ten-crop", ten_crop), ("multiscale", multiscale))
+    names = [*(protocol or []), *(name for name, given in flags if given)] or ["single-crop"]
+    opened = options.open_as_asked(
         model[0],
         backend=backend,
         device=device,
         precision=precision,
         overrides=options.overrides(arch, mean, std, labels),
         options=options.run_options(provider, prefer_nhwc, cuda_graph, compile, autocast),
+        dense="multiscale" in names and average != "gap",
     )
-    flags = (("single-crop", single_crop), ("ten-crop", ten_crop), ("multiscale", multiscale))
-    names = [*(protocol or []), *(name for name, given in flags if given)] or ["single-crop"]
     tests = options.protocols(
         names, opened.manifest, resize=resize, crop=crop, scales=scales, mirror=mirror, average=average
     )

@@ -12,6 +12,7 @@ from resnet_infer.protocols import Average, Protocol, protocol_for
 
 if TYPE_CHECKING:
     from resnet_infer.backends.base import RunOptions
+    from resnet_infer.backends.load import Model
     from resnet_infer.data.packing import Offload
     from resnet_infer.manifest import Manifest
     from resnet_infer.model.checkpoints import Overrides
@@ -42,7 +43,10 @@ LabelFile = Annotated[
 ]
 Backend = Annotated[
     str | None,
-    typer.Option(help="torch, onnxruntime or tensorrt; by default the one the model is made for.", metavar="NAME"),
+    typer.Option(
+        help="torch, onnxruntime, tensorrt; auto measures which is fastest. Default: what the model is made for.",
+        metavar="NAME",
+    ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", metavar="NAME")]
 Precision = Annotated[
@@ -117,6 +121,31 @@ def run_options(
     )
 
 
+def open_as_asked(
+    model: str,
+    *,
+    backend: str | None,
+    device: str,
+    precision: str | None,
+    overrides: "Overrides",
+    options: "RunOptions",
+    dense: bool,
+) -> "Model":
+    """The model on the backend of this name, `auto` among them; raises what opening does."""
+    from resnet_infer.backends.base import RunOptions
+    from resnet_infer.backends.load import open_model
+
+    if backend != "auto":
+        return open_model(
+            model, backend=backend, device=device, precision=precision, overrides=overrides, options=options
+        )
+    if options != RunOptions():
+        raise UsageError("--backend auto chooses how to run; leave out --compile, --autocast, --provider and the like")
+    from resnet_infer.bench.fastest import open_fastest
+
+    return open_fastest(model, dense=dense, device=device, precision=precision, overrides=overrides)
+
+
 def offload(render: str, decode: str) -> "Offload":
     """What --render and --decode leave to the device; raises UsageError."""
     for flag, value in (("--render", render), ("--decode", decode)):
@@ -187,9 +216,19 @@ def _triple(flag: str, text: str | None) -> Triple | None:
 
 def sides(text: str | None) -> tuple[int, ...] | None:
     """`224,256,384` as numbers; raises UsageError."""
+    return numbers("--scales", text, "224,256,384")
+
+
+def numbers(flag: str, text: str | None, example: str = "1,8,32") -> tuple[int, ...] | None:
+    """Whole numbers with commas; raises UsageError."""
     if text is None:
         return None
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
-        raise UsageError(f"--scales needs whole numbers with commas, as 224,256,384; got '{text}'") from error
+        raise UsageError(f"{flag} needs whole numbers with commas, as {example}; got '{text}'") from error
+
+
+def names(text: str | None) -> tuple[str, ...] | None:
+    """Words with commas."""
+    return None if text is None else tuple(word.strip() for word in text.split(",") if word.strip())

@@ -50,19 +50,19 @@ def predict(
 ) -> None:
     """Print the best classes of images. An unreadable image is a record with its error, and exit code 1."""
     form = rows.check_format(format_name)
-    from resnet_infer.backends.load import open_model
     from resnet_infer.data.sources import open_inputs
     from resnet_infer.predict import predict as run
     from resnet_infer.report.console import note, progress
 
     source = open_inputs(inputs, sys.stdin.buffer)
-    opened = open_model(
+    opened = options.open_as_asked(
         model,
         backend=backend,
         device=device,
         precision=precision,
         overrides=options.overrides(arch, mean, std, labels),
         options=options.run_options(provider, prefer_nhwc, cuda_graph, compile, autocast),
+        dense=protocol == "multiscale" and average != "gap",
     )
     (test,) = options.protocols(
         [protocol], opened.manifest, resize=resize, crop=crop, scales=scales, mirror=mirror, average=average

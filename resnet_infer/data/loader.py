@@ -28,10 +28,14 @@ def auto_workers(images: int, device: str) -> int:
 
     There, a worker takes a core from the network's threads, which all wait for the slowest of them.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if images <= FEW:
         return 0
-    return cores // 4 if device == "cpu" else max(1, cores - 1)
+    return cores() // 4 if device == "cpu" else max(1, cores() - 1)
+
+
+def cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def load(
