@@ -11,6 +11,7 @@ from benchmarks.peers.materials import BATCH, OVERRIDES, photos, tiles
 from benchmarks.peers.sides import Running, Side
 from resnet_infer.backends.base import RunOptions
 from resnet_infer.backends.load import Model, open_model
+from resnet_infer.bench.fastest import open_fastest
 from resnet_infer.data.sources import Source, open_source
 from resnet_infer.evaluate import evaluate
 from resnet_infer.protocols import Protocol, multi_scale, single_crop, ten_crop
@@ -64,10 +65,15 @@ def evaluation(
     batch: int | None = None,
     workers: int | None = None,
     options: Mapping[str, Any] = NONE,
+    auto: bool = False,
 ) -> Running:
-    """`evaluate` of labelled files, as `resnet-infer eval` runs it."""
-    model = opened(folder, file, None, options)
+    """`evaluate` of labelled files, as `resnet-infer eval` runs it; `auto` is its `--backend auto`."""
     source, chosen = open_source(photos(folder, images)), PROTOCOLS[protocol]()
+    if auto:
+        dense = chosen.head == "dense"
+        model = open_fastest(str(folder / file), dense=dense, device="cpu", overrides=OVERRIDES)
+    else:
+        model = opened(folder, file, None, options)
 
     def work() -> Mapping[str, Any]:
         (row,) = evaluate(model, [chosen], source, batch_size=batch, workers=workers)
@@ -93,9 +99,9 @@ def side(name: str, start: Callable[..., Running], **settings: Any) -> Side:
     return Side(name=f"ours: {name}", start=start, settings=settings, keep_freed_memory=True, compiled=compiled)
 
 
-def network_sides(arch: str, images: int, batch: int = BATCH) -> tuple[Side, ...]:
+def network_sides(arch: str, images: int) -> tuple[Side, ...]:
     """Our fp32 backends without files: our ONNX file, and the torch backend as it is and compiled."""
-    common: dict[str, Any] = {"batch": batch, "images": images}
+    common: dict[str, Any] = {"batch": BATCH, "images": images}
     weights = f"{arch}.pth"
     return (
         side("onnxruntime", network, file=f"{arch}-pooled-fp32.onnx", **common),
@@ -114,4 +120,5 @@ def evaluation_sides(arch: str, protocol: str, images: int) -> tuple[Side, ...]:
         side("torch, compile default", evaluation, file=weights, options={"compile": "default"}, **common),
         side("onnxruntime, workers 1", evaluation, file=exported, workers=1, **common),
         side("torch", evaluation, file=weights, **common),
+        side("backend auto", evaluation, file=weights, auto=True, **common),
     )

@@ -52,6 +52,7 @@ def contests(images: int | None) -> list[Contest]:
         ("eager NCHW, batch 8", {"batch": 8}),
         ("compile freezing, channels_last, batch 8", {"batch": 8, "channels_last": True, "compile": "freezing"}),
         ("eager channels_last, batch 8", {"batch": 8, "channels_last": True}),
+        ("eager channels_last, batch 8, allocator", {"batch": 8, "channels_last": True}),
         ("eager channels_last, batch 32", {"batch": 32, "channels_last": True}),
         ("eager channels_last, batch 1", {"batch": 1, "channels_last": True}),
         ("compile default, channels_last, batch 8", {"batch": 8, "channels_last": True, "compile": "default"}),
@@ -61,6 +62,7 @@ def contests(images: int | None) -> list[Contest]:
             name=name,
             start=start,
             settings={"arch": arch, "images": count, **settings},
+            keep_freed_memory=name.endswith("allocator"),
             compiled="compile" in settings,
         )
         for name, settings in tried
