@@ -4,19 +4,17 @@ An image that cannot be read is a result too: its tiles are missing and its erro
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from resnet_infer.data.allocator import keep_freed_memory
 from resnet_infer.data.decode import decode
 from resnet_infer.data.render import render
 from resnet_infer.data.sources import Source
+from resnet_infer.data.workers import Allocate, Made, in_workers
 from resnet_infer.errors import DataError
 from resnet_infer.protocols import Protocol, Size, Tile
 
@@ -24,6 +22,8 @@ CHUNK = 16
 """Images that travel together from a worker: one message, one block of shared memory."""
 FEW = 64
 """Up to so many images, starting worker processes costs more than it gains."""
+IMAGE_TIMEOUT_S = 60.0
+"""For one image in a worker process, from its first byte read to its last tile; the largest allowed take seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,63 +56,60 @@ def auto_workers(images: int, device: str) -> int:
     return cores // 4 if device == "cpu" else max(1, cores - 1)
 
 
-def load(source: Source, protocols: Sequence[Protocol], indices: Sequence[int], workers: int) -> Iterator[Rendered]:
+def load(
+    source: Source,
+    protocols: Sequence[Protocol],
+    indices: Sequence[int],
+    workers: int,
+    image_timeout_s: float = IMAGE_TIMEOUT_S,
+) -> Iterator[Rendered]:
     """Every image of `indices` in order, rendered; with no protocols, only decoded, to see whether it can be.
 
-    All protocols of one pass share their interpolation. `workers` of 0 works in this process.
-    Raises DataError if a worker process dies.
+    All protocols of one pass share their interpolation. In worker processes, an image that crashes its decoder or
+    takes longer than `image_timeout_s` is a record too. `workers` of 0 works in this process, without that guard.
+    Raises DataError if worker processes cannot be kept alive.
     """
     if len({p.interpolation for p in protocols}) > 1:
         raise ValueError("protocols of one pass share their interpolation")
+    chunks = _Chunks(source, tuple(protocols), indices)
     size = max(1, min(CHUNK, -(-len(indices) // max(1, 2 * workers))))
-    chunks = [indices[at : at + size] for at in range(0, len(indices), size)]
-    loader: DataLoader[Any] = DataLoader(
-        _Chunks(source, tuple(protocols), chunks),
-        batch_size=None,
-        collate_fn=_as_it_is,
-        worker_init_fn=_in_worker,
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        generator=torch.Generator(),  # its seed draw would otherwise disturb the caller's random numbers
-    )
-    try:
-        for pixels, records in loader:
-            yield from _unpacked(pixels, records)
-    except RuntimeError as error:
-        if "DataLoader worker" in str(error):
-            raise DataError(
-                f"{source.name}: a worker process died, perhaps for want of memory ({error}); try --workers 0"
-            ) from error
-        raise
+    if not workers:
+        for at in range(0, len(indices), size):
+            items = range(at, min(len(indices), at + size))
+            yield from _unpacked(*chunks.make(items, lambda item: None, _here))
+        return
+    for task in in_workers(chunks, len(indices), size, workers, image_timeout_s):
+        made = _unpacked(*task.made)
+        for item in task.items:
+            yield Rendered(index=indices[item], error=task.lost[item]) if item in task.lost else next(made)
 
 
-def _in_worker(number: int) -> None:
-    keep_freed_memory()
-
-
-def _as_it_is(chunk: Any) -> Any:
-    return chunk
+def _here(size: int) -> Tensor:
+    return torch.empty(size, dtype=torch.uint8)
 
 
 Record = tuple[int, Size, tuple[tuple[int, int], ...], str]
 """(index, image size, tile sizes, error): a rendered image whose pixels lie in the chunk's block."""
 
 
-class _Chunks(Dataset[tuple[Tensor, list[Record]]]):
-    """Chunks of images; one block of pixels each, because every tensor sent costs a file descriptor."""
+class _Chunks:
+    """Images by their position in `indices`, several at a time, with one block of pixels."""
 
-    def __init__(self, source: Source, protocols: tuple[Protocol, ...], chunks: Sequence[Sequence[int]]) -> None:
+    def __init__(self, source: Source, protocols: tuple[Protocol, ...], indices: Sequence[int]) -> None:
         self.source = source
         self.protocols = protocols
-        self.chunks = chunks
+        self.indices = indices
 
-    def __len__(self) -> int:
-        return len(self.chunks)
+    def name(self, item: int) -> str:
+        return self.source.samples[self.indices[item]].name
 
-    def __getitem__(self, chunk: int) -> tuple[Tensor, list[Record]]:
-        rendered = [self._image(index) for index in self.chunks[chunk]]
+    def make(self, items: Sequence[int], begin: Callable[[int], None], allocate: Allocate) -> Made:
+        rendered = []
+        for item in items:
+            begin(item)
+            rendered.append(self._image(self.indices[item]))
         tiles = [tile for image in rendered for tile in image.tiles]
-        pixels = torch.empty(sum(tile.numel() for tile in tiles), dtype=torch.uint8)
+        pixels = allocate(sum(tile.numel() for tile in tiles))
         offset = 0
         for tile in tiles:  # straight from the resized image into the block: the only copy on this side
             pixels[offset : offset + tile.numel()].view(tile.shape).copy_(tile)
