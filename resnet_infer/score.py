@@ -16,7 +16,7 @@ from torch import Tensor
 from resnet_infer.backends.base import Backend
 from resnet_infer.backends.load import Model
 from resnet_infer.data.batches import Buckets
-from resnet_infer.data.loader import Rendered, auto_workers, distinct_tiles, load
+from resnet_infer.data.loader import IMAGE_TIMEOUT_S, Rendered, auto_workers, distinct_tiles, load
 from resnet_infer.data.sources import Source
 from resnet_infer.errors import BackendError, OutOfMemory, UsageError
 from resnet_infer.protocols import Average, Protocol
@@ -59,11 +59,13 @@ def score(
     indices: Sequence[int] | None = None,
     batch_size: int | None = None,
     workers: int | None = None,
+    image_timeout_s: float | None = None,
 ) -> Iterator[Scored]:
     """Score images (all, or those of `indices`) under every protocol; results come as they are finished.
 
     `batch_size` counts tiles of the model's native size and bounds every batch by the same number of pixels; it is
     halved when the device runs out of memory. No score depends on batch size, workers or order.
+    An `image_timeout_s` has images decoded in worker processes, where one that crashes or hangs costs itself alone.
 
     Raises UsageError if the model's head or input shape cannot serve a protocol, BackendError if a score is not a
     number, OutOfMemory if a single tile does not fit.
@@ -75,9 +77,9 @@ def score(
     spec = model.manifest.spec
     pixels = (batch_size or DEFAULT_BATCH[device, spec.stem]) * spec.native_size**2
     indices = range(len(source.samples)) if indices is None else indices
-    workers = auto_workers(len(indices), device) if workers is None else workers
+    workers = auto_workers(len(indices), device, image_timeout_s is not None) if workers is None else workers
     bench = _Bench(model.backend, tuple(protocols), spec.classes, pixels)
-    for image in load(source, protocols, indices, workers):
+    for image in load(source, protocols, indices, workers, image_timeout_s or IMAGE_TIMEOUT_S):
         if image.error:
             yield Scored(index=image.index, probs_PK=None, error=image.error)
         else:

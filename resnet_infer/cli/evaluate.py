@@ -52,10 +52,12 @@ def evaluate(
     cuda_graph: options.CudaGraph = False,
     batch_size: options.BatchSize = None,
     workers: options.Workers = None,
+    image_timeout: options.ImageTimeout = None,
     verbose: options.Verbose = False,
 ) -> None:
     """Print top-1 and top-5 errors with their 95 % interval; several protocols share one decode."""
     form = rows.check_format(format_name)
+    options.check_image_timeout(image_timeout, workers)
     if len(model) != 1:
         raise UsageError(f"eval takes one model; got {', '.join(model)}. Run it once for each")
     from resnet_infer.backends.load import open_model
@@ -88,6 +90,7 @@ def evaluate(
             on_error=on_error,  # type: ignore[arg-type]  # evaluate checks it
             batch_size=batch_size,
             workers=workers,
+            image_timeout_s=image_timeout,
             advance=advance,
         )
     records = [asdict(row) for row in results]

@@ -23,6 +23,10 @@ def predict(
         ),
     ] = DEFAULT_MODEL,
     protocol: Annotated[str, typer.Option(help="single-crop, ten-crop or multiscale.", metavar="NAME")] = "single-crop",
+    on_error: Annotated[
+        str,
+        typer.Option(help="Unreadable images: fail (exit code 1 at the end) or skip. Always listed.", metavar="MODE"),
+    ] = "fail",
     top_k: Annotated[int, typer.Option(help="Classes to show.", min=1, metavar="N")] = 5,
     format_name: options.FormatName = "table",
     resize: options.Resize = None,
@@ -42,11 +46,15 @@ def predict(
     cuda_graph: options.CudaGraph = False,
     batch_size: options.BatchSize = None,
     workers: options.Workers = None,
+    image_timeout: options.ImageTimeout = None,
     verbose: options.Verbose = False,
 ) -> None:
     """Print the best classes of images. An unreadable image is a record with its error, and exit code 1."""
     form = rows.check_format(format_name)
+    options.check_on_error(on_error)
+    options.check_image_timeout(image_timeout, workers)
     from resnet_infer.backends.load import open_model
+    from resnet_infer.data.loader import IMAGE_TIMEOUT_S
     from resnet_infer.data.sources import open_inputs
     from resnet_infer.predict import predict as run
     from resnet_infer.report.console import note, progress
@@ -65,7 +73,15 @@ def predict(
     )
     records: list[rows.Prediction] = []
     with progress("predicting", len(source.samples), "images") as advance:
-        for record in run(opened, test, source, top_k=top_k, batch_size=batch_size, workers=workers):
+        for record in run(
+            opened,
+            test,
+            source,
+            top_k=top_k,
+            batch_size=batch_size,
+            workers=workers,
+            image_timeout_s=image_timeout or (IMAGE_TIMEOUT_S if on_error == "skip" else None),
+        ):
             records.append(record)
             if form == "jsonl":
                 print(rows.as_json_lines([record.to_dict()]), flush=True)
@@ -79,7 +95,7 @@ def predict(
     failed = [record for record in records if record.error]
     for record in failed:
         note(f"{record.path}: {record.error}")
-    if failed:
+    if failed and (on_error == "fail" or len(failed) == len(records)):  # nothing at all is no success
         raise DataError(f"{len(failed)} of {len(records)} images cannot be read (listed above)")
 
 

@@ -45,11 +45,16 @@ def distinct_tiles(protocols: tuple[Protocol, ...], height: int, width: int) -> 
     return tuple(dict.fromkeys(view.tile for p in protocols for view in p.views(height, width)))
 
 
-def auto_workers(images: int, device: str) -> int:
+def auto_workers(images: int, device: str, guarded: bool = False) -> int:
     """A number of worker processes: none for few images; a quarter of the cores where the CPU runs the network too.
 
-    There, a worker takes a core from the network's threads, which all wait for the slowest of them.
+    There, a worker takes a core from the network's threads, which all wait for the slowest of them. `guarded` asks
+    for one at least, since only a worker may crash or hang.
     """
+    return max(_fitting(images, device), int(guarded))
+
+
+def _fitting(images: int, device: str) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if images <= FEW:
         return 0

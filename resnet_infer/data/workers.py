@@ -17,13 +17,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing import connection, get_context, reduction
+from multiprocessing import connection, get_context
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from resnet_infer.data.allocator import keep_freed_memory
+from resnet_infer.data.blocks import Block, received
 from resnet_infer.errors import DataError
 from resnet_infer.report.console import note
 
@@ -174,7 +175,7 @@ class _Pool:
             if not worker.connection.poll():
                 return bool(worker.process.is_alive())
             values, size, error = worker.connection.recv()
-            pixels = _received_block(worker.connection, size)
+            pixels = received(worker.connection, size)
         except (EOFError, OSError, RuntimeError):  # it died while it sent
             return False
         if error is not None:
@@ -246,7 +247,7 @@ def _serve(
             while not parent.poll(ORPHANED_S):
                 if os.getppid() != parent_id:
                     return
-            block = _Block()
+            block = Block()
             try:
                 pixels, values = work.make(parent.recv(), begin, block.allocate)
             except EOFError:
@@ -258,44 +259,3 @@ def _serve(
             at[slot] = 0
             parent.send((values, pixels.numel(), None))
             block.send(parent, pixels)
-
-
-class _Block:
-    """Memory that another process can have: on Linux an anonymous file, elsewhere a copy through the pipe."""
-
-    def __init__(self) -> None:
-        self._file = -1
-
-    def allocate(self, size: int) -> Tensor:
-        """A flat uint8 tensor of so many bytes."""
-        if not size or not hasattr(os, "memfd_create"):
-            return torch.empty(size, dtype=torch.uint8)
-        self._file = os.memfd_create("tiles", os.MFD_CLOEXEC)
-        os.ftruncate(self._file, size)
-        return _mapped(self._file, size)
-
-    def send(self, parent: Any, pixels: Tensor) -> None:
-        """The block of the message that went before."""
-        if self._file >= 0:
-            reduction.send_handle(parent, self._file, os.getppid())
-            os.close(self._file)
-        elif pixels.numel():
-            parent.send_bytes(pixels.numpy())
-
-
-def _received_block(worker: Any, size: int) -> Tensor:
-    if not size:
-        return torch.empty(0, dtype=torch.uint8)
-    if not hasattr(os, "memfd_create"):
-        return torch.frombuffer(bytearray(worker.recv_bytes()), dtype=torch.uint8)
-    file = reduction.recv_handle(worker)
-    try:
-        return _mapped(file, size)
-    finally:
-        os.close(file)
-
-
-def _mapped(file: int, size: int) -> Tensor:
-    """The whole of an open file as a flat uint8 tensor; it stays when the file is closed."""
-    mapped: Tensor = torch.from_file(f"/proc/self/fd/{file}", shared=True, size=size, dtype=torch.uint8)
-    return mapped
