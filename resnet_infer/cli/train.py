@@ -132,7 +132,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def _own_test_part(data: list[str]) -> "Source | None":
     """The test images that come with a cifar-10-batches-py folder."""
-    from resnet_infer.data.archives import Cifar10
+    from resnet_infer.data.cifar10 import Cifar10
     from resnet_infer.data.sources import open_source
 
     return open_source(data[0], "test") if len(data) == 1 and Cifar10.fits(Path(data[0])) else None
