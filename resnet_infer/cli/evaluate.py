@@ -56,10 +56,12 @@ def evaluate(
     workers: options.Workers = None,
     render: options.RenderOn = "workers",
     decode: options.DecodeOn = "workers",
+    image_timeout: options.ImageTimeout = None,
     verbose: options.Verbose = False,
 ) -> None:
     """Print top-1 and top-5 errors with their 95 % interval; several protocols share one decode."""
     form = rows.check_format(format_name)
+    options.check_image_timeout(image_timeout, workers)
     if len(model) != 1:
         raise UsageError(f"eval takes one model; got {', '.join(model)}. Run it once for each")
     from resnet_infer.data.sources import open_source
@@ -93,6 +95,7 @@ def evaluate(
             batch_size=batch_size,
             workers=workers,
             offload=options.offload(render, decode),
+            image_timeout_s=image_timeout,
             advance=advance,
         )
     records = [asdict(row) for row in results]

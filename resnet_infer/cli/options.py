@@ -79,6 +79,14 @@ DecodeOn = Annotated[
     str,
     typer.Option("--decode", help="Where JPEG is decoded: workers or device (nvJPEG; other pixels).", metavar="WHERE"),
 ]
+ImageTimeout = Annotated[
+    float | None,
+    typer.Option("--image-timeout", help="Longest that reading and decoding one image may take (60).", metavar="S"),
+]
+OnError = Annotated[
+    str | None,
+    typer.Option("--on-error", help="Unreadable images: fail, or skip. They are always listed.", metavar="MODE"),
+]
 FormatName = Annotated[str, typer.Option("--format", help="table, json, jsonl or csv.", metavar="F")]
 Scales = Annotated[
     str | None, typer.Option(help="Shorter sides of multiscale in pixels, as 224,256,384.", metavar="N,N,...")
@@ -91,6 +99,22 @@ Mirror = Annotated[
 ]
 Resize = Annotated[int | None, typer.Option(help="Shorter side in pixels before cropping.", min=1, metavar="N")]
 Crop = Annotated[int | None, typer.Option(help="Side of the crop in pixels.", min=1, metavar="N")]
+
+
+def check_image_timeout(seconds: float | None, workers: int | None) -> None:
+    """Raise UsageError unless it is a time, and there can be a process to be held to it."""
+    if seconds is None:
+        return
+    if not 0 < seconds < float("inf"):
+        raise UsageError(f"--image-timeout is in seconds, above 0; got {seconds:g}")
+    if workers == 0:
+        raise UsageError("--image-timeout needs a process that decodes, to be ended; leave out --workers 0")
+
+
+def check_on_error(mode: str) -> None:
+    """Raise UsageError unless it is `fail` or `skip`."""
+    if mode not in ("fail", "skip"):
+        raise UsageError(f"--on-error '{mode}' is not one of fail, skip")
 
 
 def overrides(arch: str | None, mean: str | None, std: str | None, labels: Path | None) -> "Overrides":

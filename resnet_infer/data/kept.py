@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from resnet_infer.data.decode import decode
+from resnet_infer.data.samples import Chosen
 from resnet_infer.data.sources import Pixels, Sample, Source
 from resnet_infer.errors import DataError
 
@@ -15,7 +16,7 @@ class Kept:
     def __init__(self, source: Source) -> None:
         self.name = source.name
         self.left_out = source.left_out
-        self.samples = [replace(sample, key=(position, sample)) for position, sample in enumerate(source.samples)]
+        self.samples = Chosen([source.samples], _position_and_sample)
         self._source = source
         self._pixels: dict[int, Pixels] = {}
 
@@ -27,6 +28,10 @@ class Kept:
         if position not in self._pixels:
             self._pixels[position] = np.ascontiguousarray(decode(self._source.read(own)).permute(1, 2, 0).numpy())
         return self._pixels[position]
+
+
+def _position_and_sample(part: int, position: int, sample: Sample) -> tuple[int, Sample]:
+    return position, sample
 
 
 class Loaded:
