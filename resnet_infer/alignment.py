@@ -32,7 +32,7 @@ def naming(labels: Labels | None, source: Source, truth: Sequence[int] | None) -
     return {index: sample.label for index, sample in pairs}.get
 
 
-def orders(models: Sequence[Model], source: Source) -> tuple[list[int] | None, list[Order]]:
+def orders(models: Sequence[Model], source: Source) -> tuple[Sequence[int] | None, list[Order]]:
     """The class of every image by the first model (None if the source states none), and each model's order.
 
     Where a model does not say its class names, the source's classes in sorted order are taken for them, as everywhere.
