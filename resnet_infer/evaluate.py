@@ -9,7 +9,7 @@ from resnet_infer.alignment import naming
 from resnet_infer.alignment import orders as orders_of
 from resnet_infer.backends.load import Model
 from resnet_infer.data.classes import class_indices
-from resnet_infer.data.loader import auto_workers, load
+from resnet_infer.data.loader import IMAGE_TIMEOUT_S, auto_workers, load
 from resnet_infer.data.packing import Offload
 from resnet_infer.data.sources import Source
 from resnet_infer.ensemble import Ensemble
@@ -46,6 +46,7 @@ def evaluate_together(
     batch_size: int | None = None,
     workers: int | None = None,
     offload: Offload = "nothing",
+    image_timeout_s: float | None = None,
     metrics: bool = False,
     real: Sequence[Collection[int]] | None = None,
     recording: Recording | None = None,
@@ -57,7 +58,8 @@ def evaluate_together(
     The ensemble averages the members' probabilities by `weights`, of which None are equal ones.
 
     Unreadable images end the evaluation (`fail`), are left out of the count (`skip`) or count as errors
-    (`count-wrong`); all are named on stderr and in the rows. `advance` is called with 1 after every image.
+    (`count-wrong`); all are named on stderr and in the rows. With the last two, or an `image_timeout_s`, they are
+    decoded in worker processes, which may crash. `advance` is called with 1 after every image.
 
     `metrics` counts what is more than errors, over the images that can be read; `real` are their ReaL labels, by
     which metrics then say the error too.
@@ -73,6 +75,8 @@ def evaluate_together(
         raise UsageError(f"--on-error '{on_error}' is not one of {', '.join(get_args(OnError))}")
     if recording and len(members) > 1:
         raise UsageError("--predictions records one model; evaluate the members one by one to keep their predictions")
+    if on_error != "fail":
+        image_timeout_s = image_timeout_s or IMAGE_TIMEOUT_S
     group = group or Processes()
     spec, labels = members[0].model.manifest.spec, members[0].model.manifest.labels
     truth, orders = orders_of([member.model for member in members], source)
@@ -91,8 +95,16 @@ def evaluate_together(
             recorder.count(tallies)
         there = recorder.images_there if recorder else 0
         todo = group.share(recorder.missing() if recorder else range(len(source.samples)))
-        workers = _workers(workers, len(todo), members[0].model, group)
-        results = score_together(members, source, indices=todo, batch_size=batch_size, workers=workers, offload=offload)
+        workers = _workers(workers, len(todo), members[0].model, group, image_timeout_s is not None)
+        results = score_together(
+            members,
+            source,
+            indices=todo,
+            batch_size=batch_size,
+            workers=workers,
+            offload=offload,
+            image_timeout_s=image_timeout_s,
+        )
         roll = RollCall(group, advance)
         advance(there)
         begun = time.perf_counter()
@@ -113,7 +125,7 @@ def evaluate_together(
                 if roll.say():
                     rest = [index for index in todo if not returned[index]]
                     for tally in tallies:
-                        tally.unreadable |= _unreadable(source, protocols, rest, workers)
+                        tally.unreadable |= _unreadable(source, protocols, rest, workers, image_timeout_s)
                     break
             if recorder:
                 recorder.flush()
@@ -167,12 +179,12 @@ def _recorder(
     return Recorder(recording, identities[0], group) if recording else None
 
 
-def _workers(asked: int | None, images: int, model: Model, group: Processes) -> int:
+def _workers(asked: int | None, images: int, model: Model, group: Processes, guarded: bool) -> int:
     """Decoding processes: those asked for, or this process's part of what suits the machine."""
     if asked is not None:
         return asked
     device = "cuda" if model.backend.info.device.startswith("cuda") else "cpu"
-    return -(-auto_workers(images, device) // group.on_this_machine)
+    return -(-auto_workers(images, device, guarded) // group.on_this_machine)
 
 
 def _merged(tallies: list[Tally], group: Processes) -> list[Tally]:
@@ -204,6 +216,9 @@ def _check_counts(source: Source, tallies: Sequence[Tally], on_error: str) -> No
         raise DataError(f"{source.name}: none of its {total} images can be read (listed above)")
 
 
-def _unreadable(source: Source, protocols: Sequence[Protocol], rest: Sequence[int], workers: int) -> dict[int, str]:
+def _unreadable(
+    source: Source, protocols: Sequence[Protocol], rest: Sequence[int], workers: int, image_timeout_s: float | None
+) -> dict[int, str]:
     """The unreadable among images not yet scored: rendered but not run, so that one call finds all and ends soon."""
-    return {image.index: image.error for image in load(source, protocols, rest, workers) if image.error}
+    loaded = load(source, protocols, rest, workers, image_timeout_s or IMAGE_TIMEOUT_S)
+    return {image.index: image.error for image in loaded if image.error}

@@ -10,7 +10,7 @@ import sys
 import typer
 
 from resnet_infer import __version__
-from resnet_infer.cli import compare, demo, env, evaluate, export, info, models, options, predict, train
+from resnet_infer.cli import benchmark, compare, demo, env, evaluate, export, info, models, options, predict, train
 from resnet_infer.data.allocator import keep_freed_memory
 from resnet_infer.errors import ReportedElsewhere, ResnetInferError
 
@@ -29,6 +29,7 @@ app.command("eval")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("export")(export.export)
 app.command("train")(train.train)
+app.command("benchmark")(benchmark.benchmark)
 app.command("env")(env.env)
 app.command("demo")(demo.demo)
 

@@ -98,6 +98,7 @@ def evaluate(
     workers: options.Workers = None,
     render: options.RenderOn = "workers",
     decode: options.DecodeOn = "workers",
+    image_timeout: options.ImageTimeout = None,
     verbose: options.Verbose = False,
 ) -> None:
     """Print top-1 and top-5 errors with their 95 % interval; several protocols and models share one decode.
@@ -107,6 +108,7 @@ def evaluate(
     torchrun --nproc-per-node N -m resnet_infer eval ... shares the images among N processes, also over machines.
     """
     form = rows.check_format(format_name)
+    options.check_image_timeout(image_timeout, workers)
     if synsets and not ground_truth:
         raise UsageError("--synsets says what the numbers of --ground-truth mean; give both")
     if page:
@@ -157,6 +159,7 @@ def evaluate(
                 batch_size=batch_size,
                 workers=workers,
                 offload=options.offload(render, decode),
+                image_timeout_s=image_timeout,
                 metrics=metrics or page is not None,
                 real=real_sets(source, real_labels, first.labels, first.spec.classes) if real_labels else None,
                 recording=Recording(path=predictions, resume=resume, probabilities=probabilities)
