@@ -15,6 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.peers import (
     batch1_multiscale,
     onnxruntime_plain,
@@ -80,6 +82,7 @@ def run(args: argparse.Namespace, words: Sequence[str]) -> int:
         "what": "ours against other tools",
         "command": " ".join(["python -m benchmarks.peers", *shown(words)]),
         "environment": environment(),
+        "threads": torch.get_num_threads(),
         "peers": versions(PACKAGES),
         "contests": [],
     }

@@ -71,6 +71,8 @@ def test_short_of_time_the_first_of_each_camp_are_timed_once() -> None:
     assert record["repeats"] == 1
     assert [entry.get("error") for entry in record["tried"]] == [None, None] + ["not tried: out of time"] * 2
     assert record["rows"][0]["ratio"] > 0
+    assert record["rows"][0]["met"] is None  # what was not tried might be faster
+    assert record["rows"][0]["theirs_untried"] == 2
 
 
 def test_a_missing_package_is_a_reason() -> None:
