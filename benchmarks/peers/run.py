@@ -71,7 +71,7 @@ def run(args: argparse.Namespace, words: Sequence[str]) -> int:
     """The contests of the peers asked for, in the order of PEERS."""
     for name in args.only:
         if name not in PEERS:
-            raise UnknownNameError("peer", name, PEERS)
+            raise UnknownNameError("peer", name, PEERS, f"Peers: {', '.join(PEERS)}")
     if args.repeats < 1 or args.minutes <= 0 or (args.images is not None and args.images < 2):
         raise UsageError("--repeats must be at least 1, --minutes above 0, --images at least 2")
     source = open_source(args.data)
