@@ -1,0 +1,281 @@
+"""A benchmark as one HTML page that needs no other file: headline, charts, ladder, roofline, waterfall, every row."""
+
+from collections.abc import Callable, Sequence
+
+from resnet_infer.report import benchmark_charts as charts
+from resnet_infer.report import benchmark_table, rows_table, selection, svg
+from resnet_infer.report import quantities as q
+from resnet_infer.report.benchmark_charts import Legend
+from resnet_infer.report.headline import headlines, troubles
+from resnet_infer.report.measurements import BenchRow, BenchRun, Ceilings, Measurement
+from resnet_infer.report.page import Html, details, element, join, page, section, table
+from resnet_infer.report.selection import Best, Rung
+
+SHOWN = 6
+"""Charts of a kind that are shown before the reader opens the rest."""
+MOST_CARDS = 6
+
+STYLE = """
+body { max-width: 78rem }
+.lead { font-size: 1.1rem; max-width: 60rem }
+nav { margin: .8rem 0; font-size: 14px }
+nav a { margin-right: 1rem; display: inline-block; padding: .15rem 0 }
+a { color: var(--blue) }
+.trouble { border-left: 4px solid var(--red); padding: .3rem .8rem; background: var(--panel); max-width: 60rem }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 15rem), 1fr)); gap: 1rem;
+  margin: 1rem 0 }
+.card { background: var(--panel); border-radius: 8px; padding: .8rem 1rem; break-inside: avoid }
+.card h3 { margin: 0; font-weight: 600 }
+.card p { margin: .15rem 0; font-size: 14px }
+.card .big { font-size: 1.9rem; line-height: 1.2; font-weight: 600; font-variant-numeric: tabular-nums }
+.card .big small { font-size: .9rem; font-weight: 400; color: var(--soft); display: inline-block }
+pre { background: var(--panel); padding: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; font-size: 13px }
+ul.list { padding-left: 1.1rem; max-width: 60rem }
+.ladder td:first-child { min-width: min(17rem, 40vw) }
+section { scroll-margin-top: 1rem }
+@media (max-width: 40rem) { .card .big { font-size: 1.6rem } }
+@media print {
+  :root { color-scheme: light }
+  body { max-width: none; padding: 0; font-size: 12px; print-color-adjust: exact }
+  nav { display: none }
+  .scroll { overflow: visible }
+  h2, h3, figcaption.name { break-after: avoid }
+  tr, .trouble { break-inside: avoid }
+  .charts { grid-template-columns: 1fr 1fr }
+  details::details-content { content-visibility: visible; block-size: auto; opacity: 1 }
+}
+"""
+
+Rows = Sequence[BenchRow]
+
+
+def benchmark_page(run: BenchRun) -> str:
+    """The page of one run, whatever it holds: one row, or none that did not fail."""
+    rows = selection.measured(run.rows)
+    legend = Legend(rows)
+    sections = [
+        ("throughput", "Throughput", throughput_parts(rows, legend)),
+        ("latency", "Latency", latency_parts(rows, legend)),
+        ("protocols", "Protocols: error and cost", ladder_parts(rows, legend)),
+        ("roofline", "Roofline", roof_parts(rows, legend, run.ceilings)),
+        ("end-to-end", "From the network to files", waterfall_parts(rows, legend)),
+        ("failures", "Failures and warnings", trouble_parts(run)),
+        ("rows", f"All {q.counted(len(run.rows), 'row')}", [rows_table.rows_table(run.rows)] if run.rows else []),
+        ("environment", "Environment and command", environment_parts(run)),
+    ]
+    kept = [(name, heading, parts) for name, heading, parts in sections if parts]
+    return page(
+        title(run),
+        *(element("p", sentence, kind="lead") for sentence in headlines(run)),
+        _summary(rows),
+        trouble_note(run),
+        contents([(name, heading) for name, heading, _ in kept]),
+        *(svg.shape("section", section(heading, *parts), id=name) for name, heading, parts in kept),
+        style=svg.STYLE + charts.STYLE + rows_table.STYLE + STYLE,
+    )
+
+
+def title(run: BenchRun) -> str:
+    """What was run, in a line."""
+    named = selection.measured(run.rows) or run.rows
+    architectures = list(dict.fromkeys(selection.architecture_of(row) for row in named))
+    what = ", ".join(architectures[:3]) + (f" and {len(architectures) - 3} more" if architectures[3:] else "")
+    return f"Benchmark of {what}" if what else "Benchmark"
+
+
+def contents(sections: Sequence[tuple[str, str]]) -> Html:
+    """Links to the sections."""
+    return svg.shape("nav", *(svg.shape("a", name, href=f"#{at}") for at, name in sections), aria_label="Sections")
+
+
+def trouble_note(run: BenchRun) -> Html:
+    """A line that failures and warnings are there, if they are."""
+    said = troubles(run)
+    link = svg.shape("a", "what and why", href="#failures")
+    return svg.shape("p", f"{said}: ", link, kind="trouble") if said else Html("")
+
+
+def _summary(rows: Rows) -> Html:
+    """A card for every architecture and protocol, or a table where there are many."""
+    bests = selection.bests(rows)
+    several = len({best.architecture for best in bests}) > 1
+    if len(bests) <= MOST_CARDS:
+        return element("div", *(_card(best, several) for best in bests), kind="cards") if bests else Html("")
+    lines = []
+    for best in bests:
+        row = best.network or best.path
+        if row:
+            path = f"{q.rate(best.path.images_per_s)} ({best.path.measurement})" if best.path else ""
+            network = q.rate(best.network.images_per_s) if best.network else ""
+            lines.append([best.architecture, best.protocol, network, path, _how(row), _top1(row)])
+    header = ["architecture", "protocol", "network, images/s", "whole path", "fastest way", "top-1 err %"]
+    return table(header, lines, numbers=(2, 3, 5))
+
+
+def _card(best: Best, several: bool) -> Html:
+    row = best.network or best.path
+    if row is None:
+        return Html("")
+    small = element("small", f" images/s, {selection.INSIDE[row.measurement]}")
+    parts: list[object] = [
+        element("h3", f"{best.architecture}, {best.protocol}" if several else best.protocol),
+        element("p", q.rate(row.images_per_s), small, kind="big"),
+        element("p", _how(row)),
+    ]
+    if row.roof_fraction:
+        parts.append(
+            element("p", f"{q.percent(row.roof_fraction)} of its roof, bound by {row.bound or 'nothing known'}")
+        )
+    if best.path and best.path is not row:
+        inside = selection.INSIDE[best.path.measurement]
+        parts.append(
+            element("p", f"{q.rate(best.path.images_per_s)} images/s {inside} ({selection.subject_of(best.path).way})")
+        )
+    if _top1(row):
+        parts.append(element("p", f"top-1 error {_top1(row)} % on {row.top1_images:,} images"))
+    return element("div", *parts, kind="card")
+
+
+def _how(row: BenchRow) -> str:
+    return f"{selection.subject_of(row).way}, batch {selection.batch_text(row)}"
+
+
+def _top1(row: BenchRow) -> str:
+    return "" if row.top1_err is None else f"{row.top1_err:.2f}"
+
+
+def throughput_parts(rows: Rows, legend: Legend) -> list[Html]:
+    """The charts of the network alone, then those of the longer measurements, folded."""
+    return _by_measurement(
+        lambda name: charts.throughput(rows, name, legend), "Images per second at the median of the repeats."
+    )
+
+
+def latency_parts(rows: Rows, legend: Legend) -> list[Html]:
+    """The charts of a batch's time."""
+    text = "The time of one batch: the line is the median, each stroke reaches up to p90, p95 and p99."
+    return _by_measurement(lambda name: charts.latencies(rows, name, legend), text)
+
+
+def _by_measurement(drawn: Callable[[Measurement], list[Html]], text: str) -> list[Html]:
+    parts: list[Html] = []
+    for name in selection.MEASUREMENTS:
+        if not (figures := drawn(name)):
+            continue
+        said = element("p", f"{text} Inside the time: {selection.INSIDE[name]}.", kind="soft")
+        if parts:
+            parts.append(details(f"{selection.INSIDE[name]}: {q.counted(len(figures), 'chart')}", gallery(figures)))
+        else:
+            parts += [said, *folded(figures, "charts")]
+    return parts
+
+
+def gallery(figures: Sequence[Html]) -> Html:
+    """Figures beside each other, as many as fit."""
+    return element("div", *figures, kind="charts")
+
+
+def folded(figures: Sequence[Html], what: str) -> list[Html]:
+    """The first figures, and the rest behind a line."""
+    shown = [gallery(figures[:SHOWN])]
+    return (
+        [*shown, details(f"{len(figures) - SHOWN} more {what}", gallery(figures[SHOWN:]))] if figures[SHOWN:] else shown
+    )
+
+
+def ladder_parts(rows: Rows, legend: Legend) -> list[Html]:
+    """Error over rate, and what each protocol costs beside a single crop."""
+    found = selection.ladders(rows)
+    if not found:
+        return []
+    rungs = [rung for own in found.values() for rung in own]
+    present = [name for name in selection.MEASUREMENTS if any(name in rung.fastest for rung in rungs)]
+    measurements = [present[0], *([present[-1]] if present[1:] else [])]
+    figures = [figure for name in measurements for figure in charts.ladder_charts(rows, name, legend)]
+    header = ["model and way", "protocol", "views", "top-1 err %", "GMAC", "× MACs"]
+    header += [said for name in measurements for said in (f"{name}, images/s", "× cost")]
+    lines = [
+        [legend.names[subject] if at == 0 else "", *_rung_cells(rung, measurements)]
+        for subject, own in found.items()
+        for at, rung in enumerate(own)
+    ]
+    text = (
+        "Cost: the rate of a single crop over the protocol's own, both at their best batch size. Beside it stands how "
+        "many times the multiply-adds of a single crop it needs: where the two agree, only arithmetic is paid for."
+    )
+    unknown = element("p", "No errors: the images have no classes.", kind="soft")
+    return [
+        *(folded(figures, "charts") if figures else [unknown]),
+        element("p", text, kind="soft"),
+        element("div", table(header, lines, numbers=range(2, len(header))), kind="ladder"),
+    ]
+
+
+def _rung_cells(rung: Rung, measurements: Sequence[Measurement]) -> list[object]:
+    cells: list[object] = [
+        rung.protocol,
+        rung.views or "",
+        _top1(rung.scored) if rung.scored else "",
+        f"{rung.gmacs:.2f}" if rung.gmacs else "",
+        q.multiple(rung.macs_multiple) if rung.macs_multiple else "",
+    ]
+    for name in measurements:
+        row = rung.fastest.get(name)
+        cells += [q.rate(row.images_per_s) if row else "", q.multiple(rung.cost[name]) if name in rung.cost else ""]
+    return cells
+
+
+def roof_parts(rows: Rows, legend: Legend, ceilings: Ceilings | None) -> list[Html]:
+    """How near each came to what the machine allows, and what that is."""
+    parts: list[Html] = []
+    for name in selection.MEASUREMENTS:
+        if not (own := [row for row in selection.of(rows, name) if row.roof_fraction]):
+            continue
+        drawn = charts.roof_bars(own, legend.names)
+        if parts:
+            parts.append(details(selection.INSIDE[name], drawn))
+        else:
+            text = f"At the best batch size of each; inside the time: {selection.INSIDE[name]}."
+            parts += [element("p", text, kind="soft"), drawn]
+    return parts + (
+        [section("Ceilings measured in the same run", ceilings_table(ceilings), level=3)] if ceilings else []
+    )
+
+
+def ceilings_table(ceilings: Ceilings) -> Html:
+    """What the machine can do at most."""
+    lines = [["copy on the device", f"{ceilings.copy_gb_per_s:,.1f}", "GB/s, read and written"]]
+    lines += [
+        [f"matrix product, {precision}", f"{value:,.2f}" if value < 10 else f"{value:,.0f}", "TFLOP/s"]
+        for precision, value in ceilings.matmul_tflop_per_s.items()
+    ]
+    if ceilings.upload_gb_per_s:
+        lines.append(["host to device, pinned", f"{ceilings.upload_gb_per_s:,.1f}", "GB/s"])
+    if ceilings.decode_images_per_s_per_core:
+        unit = f"images/s a core, {q.counted(ceilings.cores, 'core')}"
+        lines.append(["JPEG decoding", q.rate(ceilings.decode_images_per_s_per_core), unit])
+    return table(["ceiling", "value", "unit"], lines, numbers=(1,))
+
+
+def waterfall_parts(rows: Rows, legend: Legend) -> list[Html]:
+    """Where the rate goes on the way from the network to the files."""
+    figures = [charts.waterfall_figure(found, legend.names) for found in selection.waterfalls(rows)]
+    said = "; ".join(f"{name}: {inside}" for name, inside in selection.INSIDE.items())
+    return [element("p", f"{said}.", kind="soft"), *folded(figures, "subjects")] if figures else []
+
+
+def trouble_parts(run: BenchRun) -> list[Html]:
+    """Every failure and every warning with the row that it is of."""
+    lines = [*benchmark_table.failures(run.rows), *benchmark_table.warnings(run.rows)]
+    return [element("ul", *(element("li", line) for line in lines), kind="list")] if lines else []
+
+
+def environment_parts(run: BenchRun) -> list[Html]:
+    """Where, when, on what, and the command."""
+    lines = [("started", run.started), *([("took", q.duration(run.seconds))] if run.seconds else [])]
+    lines += [
+        ("hardware", selection.hardware(run)),
+        *selection.facts({"data": run.data}),
+        *selection.facts(run.environment),
+    ]
+    return [element("pre", run.command), join([table(["", ""], [[name, value] for name, value in lines])])]
