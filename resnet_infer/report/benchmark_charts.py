@@ -74,25 +74,26 @@ def throughput(rows: Sequence[BenchRow], measurement: Measurement, legend: Legen
     return figures
 
 
-def latencies(rows: Sequence[BenchRow], measurement: Measurement, legend: Legend) -> list[Html]:
+def latencies(rows: Sequence[BenchRow], measurement: Measurement, legend: Legend) -> tuple[list[Html], Html | None]:
     """A chart of the time of a batch for every architecture and protocol: p50 as a mark, a stroke up to p99.
 
-    Where there is one batch size only, a table.
+    Those with one batch size only are lines of a table at the end.
     """
     timed = [row for row in rows if row.latency_ms.get("p50", 0) > 0]
     figures = []
+    cells: list[list[object]] = []
     for (architecture, protocol), lines in panels(timed, measurement).items():
         every = [row for own in lines.values() for row in own]
         title = f"{architecture}, {protocol}"
         if len({row.batch_size for row in every}) < 2:
-            cells = [
-                [legend.names[subject], row.batch_size, *(_percentile(row, p) for p in PERCENTILES)]
-                for subject, own in lines.items()
-                for row in own
+            cells += [
+                [
+                    f"{title}: {legend.names[subject_of(row)]}",
+                    row.batch_size,
+                    *(_percentile(row, p) for p in PERCENTILES),
+                ]
+                for row in every
             ]
-            figures.append(
-                figure(title, table(["ms of a batch", "batch", *PERCENTILES], cells, numbers=range(1, 6)), [])
-            )
             continue
         x = _batch_axis([row.batch_size for row in every])
         y = svg.log_axis([ms for row in every for ms in row.latency_ms.values() if ms > 0], *_UP, q.tick)
@@ -117,7 +118,8 @@ def latencies(rows: Sequence[BenchRow], measurement: Measurement, legend: Legend
             *drawn,
         )
         figures.append(figure(title, image, keys))
-    return figures
+    header = ["ms of a batch", "batch", *PERCENTILES]
+    return figures, table(header, cells, numbers=range(1, len(header))) if cells else None
 
 
 def ladder_charts(rows: Sequence[BenchRow], measurement: Measurement, legend: Legend) -> list[Html]:

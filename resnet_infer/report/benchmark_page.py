@@ -1,6 +1,6 @@
 """A benchmark as one HTML page that needs no other file: headline, charts, ladder, roofline, waterfall, every row."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 
 from resnet_infer.report import benchmark_charts as charts
 from resnet_infer.report import benchmark_table, rows_table, selection, svg
@@ -22,7 +22,7 @@ nav { margin: .8rem 0; font-size: 14px }
 nav a { margin-right: 1rem; display: inline-block; padding: .15rem 0 }
 a { color: var(--blue) }
 .trouble { border-left: 4px solid var(--red); padding: .3rem .8rem; background: var(--panel); max-width: 60rem }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 15rem), 1fr)); gap: 1rem;
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 15rem), 1fr)); gap: 1rem;
   margin: 1rem 0 }
 .card { background: var(--panel); border-radius: 8px; padding: .8rem 1rem; break-inside: avoid }
 .card h3 { margin: 0; font-weight: 600 }
@@ -35,7 +35,8 @@ ul.list { padding-left: 1.1rem; max-width: 60rem }
 section { scroll-margin-top: 1rem }
 @media (max-width: 40rem) { .card .big { font-size: 1.6rem } }
 @media print {
-  :root { color-scheme: light }
+  :root { color-scheme: light; --text: #1d2129; --soft: #5b6470; --back: #fff; --line: #d8dde4; --panel: #f4f6f9;
+    --blue: #1f5fa8; --red: #b3402e; --on: #fff }
   body { max-width: none; padding: 0; font-size: 12px; print-color-adjust: exact }
   nav { display: none }
   .scroll { overflow: visible }
@@ -60,7 +61,7 @@ def benchmark_page(run: BenchRun) -> str:
         ("roofline", "Roofline", roof_parts(rows, legend, run.ceilings)),
         ("end-to-end", "From the network to files", waterfall_parts(rows, legend)),
         ("failures", "Failures and warnings", trouble_parts(run)),
-        ("rows", f"All {q.counted(len(run.rows), 'row')}", [rows_table.rows_table(run.rows)] if run.rows else []),
+        ("rows", f"Every row ({len(run.rows):,})", [rows_table.rows_table(run.rows)] if run.rows else []),
         ("environment", "Environment and command", environment_parts(run)),
     ]
     kept = [(name, heading, parts) for name, heading, parts in sections if parts]
@@ -146,27 +147,30 @@ def _top1(row: BenchRow) -> str:
 
 def throughput_parts(rows: Rows, legend: Legend) -> list[Html]:
     """The charts of the network alone, then those of the longer measurements, folded."""
+    text = "Images per second at the median of the repeats"
     return _by_measurement(
-        lambda name: charts.throughput(rows, name, legend), "Images per second at the median of the repeats."
+        text, {name: (charts.throughput(rows, name, legend), None) for name in selection.MEASUREMENTS}
     )
 
 
 def latency_parts(rows: Rows, legend: Legend) -> list[Html]:
     """The charts of a batch's time."""
-    text = "The time of one batch: the line is the median, each stroke reaches up to p90, p95 and p99."
-    return _by_measurement(lambda name: charts.latencies(rows, name, legend), text)
+    text = "The time of one batch; in a chart the line is the median, and strokes reach up to p90, p95 and p99"
+    return _by_measurement(text, {name: charts.latencies(rows, name, legend) for name in selection.MEASUREMENTS})
 
 
-def _by_measurement(drawn: Callable[[Measurement], list[Html]], text: str) -> list[Html]:
+def _by_measurement(text: str, drawn: Mapping[Measurement, tuple[list[Html], Html | None]]) -> list[Html]:
+    """Charts and a table of each measurement; all but the first are folded."""
     parts: list[Html] = []
-    for name in selection.MEASUREMENTS:
-        if not (figures := drawn(name)):
-            continue
-        said = element("p", f"{text} Inside the time: {selection.INSIDE[name]}.", kind="soft")
-        if parts:
-            parts.append(details(f"{selection.INSIDE[name]}: {q.counted(len(figures), 'chart')}", gallery(figures)))
-        else:
-            parts += [said, *folded(figures, "charts")]
+    for name, (figures, rest) in drawn.items():
+        tables = [rest] if rest else []
+        if parts and (figures or rest):
+            count = [q.counted(len(figures), "chart")] if figures else []
+            summary = f"{selection.INSIDE[name]}: {', '.join([*count, *['a table'] * len(tables)])}"
+            parts.append(details(summary, gallery(figures), *tables))
+        elif figures or rest:
+            parts.append(element("p", f"{text}. Inside the time: {selection.INSIDE[name]}.", kind="soft"))
+            parts += [*(folded(figures, "charts") if figures else []), *tables]
     return parts
 
 

@@ -20,7 +20,7 @@ fieldset.sort legend { float: left; padding: 0 .8rem 0 0; color: var(--soft) }
 fieldset.sort label { display: inline-block; margin: 0 .9rem .2rem 0; white-space: nowrap }
 table.rows { font-size: 13px }
 table.rows td { white-space: nowrap }
-table.rows td.long { white-space: normal; overflow-wrap: anywhere; min-width: 9rem }
+table.rows td.long { white-space: normal; overflow-wrap: anywhere; min-width: 8rem }
 table.rows tr.failed td { color: var(--red) }
 @media screen { @supports (grid-template-columns: subgrid) and selector(:has(a)) {
   fieldset.sort { display: block }
@@ -29,7 +29,7 @@ table.rows tr.failed td { color: var(--red) }
   table.rows tr { display: grid; grid-template-columns: subgrid; grid-column: 1 / -1 }
   table.rows thead tr { order: -1 }
   table.rows th { white-space: nowrap }
-  table.rows td.long { width: min(17rem, 45vw) }
+  table.rows td.long { min-width: 0 }
 } }
 @media print { fieldset.sort { display: none } table.rows, table.rows td { font-size: 8px; white-space: normal } }
 """
@@ -67,26 +67,28 @@ def _top1(row: BenchRow) -> str:
 
 COLUMNS = (
     Column("model", lambda row: row.model, -1),
-    Column("way", lambda row: selection.subject_of(row).way, 0),
+    Column("way", lambda row: selection.subject_of(row).way, -1),
     Column("device", lambda row: row.device, 0),
     Column("protocol", lambda row: row.protocol, 0),
     Column("measurement", lambda row: row.measurement, 0),
     Column("batch", selection.batch_text),
     Column("images/s", lambda row: q.rate(row.images_per_s) if row.images_per_s else ""),
     Column("± CV %", lambda row: f"{row.cv_pct:.1f}" if row.images_per_s else ""),
-    Column("repeats", lambda row: str(len(row.seconds) or "")),
     *(Column(f"{name} ms", _percentile(name)) for name in ("p50", "p90", "p95", "p99")),
     Column("of roof", lambda row: q.percent(row.roof_fraction) if row.roof_fraction else ""),
     Column("roof, images/s", lambda row: q.rate(row.roof_images_per_s) if row.roof_images_per_s else ""),
     Column("bound by", lambda row: row.bound, 0),
     Column("network busy", lambda row: q.percent(row.network_fraction) if row.network_fraction else ""),
     Column("top-1 err %", _top1),
+    Column("repeats", lambda row: str(len(row.seconds) or "")),
     Column("GMAC/image", lambda row: f"{row.gmacs:.2f}" if row.gmacs else ""),
     Column("peak memory", lambda row: q.memory(row.peak_memory_mib) if row.peak_memory_mib else ""),
     Column("first run", lambda row: q.duration(row.first_run_s) if row.first_run_s else ""),
     Column("build", lambda row: q.duration(row.build_s) if row.build_s else ""),
     Column("failure or warning", lambda row: "; ".join([*([row.error] if row.error else []), *row.warnings]), -1),
 )
+
+WIDTHS = {1: "auto", 0: "auto", -1: "fit-content(min(18rem,40vw))"}
 
 ORDERS = (
     Order("images/s", lambda row: row.images_per_s or None),
@@ -115,7 +117,7 @@ def rows_table(rows: Sequence[BenchRow]) -> Html:
         shape("tbody", *lines, role="rowgroup"),
         kind="rows",
         role="table",
-        style=f"grid-template-columns:repeat({len(shown)},auto)",
+        style="grid-template-columns:" + " ".join(WIDTHS[column.kind] for column in shown),
     )
     said = f"The same in all rows: {', '.join(f'{c.header} {c.text(usual[0])}' for c in same)}." if same else ""
     return join(

@@ -18,7 +18,7 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 14, 26, 42
 STYLE = """
 :root { --s0: #0060a8; --s1: #c44a00; --s2: #00785a; --s3: #8a3c8f; --s4: #866700; --s5: #2a86b8; --s6: #b83a72;
   --s7: #505862 }
-@media (prefers-color-scheme: dark) {
+@media screen and (prefers-color-scheme: dark) {
   :root { --s0: #5fa8ef; --s1: #ff9a5a; --s2: #39c99e; --s3: #d79be0; --s4: #e0bf45; --s5: #9fdcf7; --s6: #ff8ab8;
     --s7: #c3c8d0 }
 }
@@ -35,7 +35,7 @@ svg .open { fill: none; stroke-width: 2 }
 """
 
 COLOURS = 8
-DASHES = ("", "6 3", "2 2.5", "9 3 2 3")
+DASHES = ("", "6 3", "2 2.5", "9 3 2 3", "14 4", "4 5", "9 3 2 3 2 3", "1 4")
 
 
 def _polygon(*corners: tuple[float, float]) -> str:

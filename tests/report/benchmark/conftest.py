@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from resnet_infer.report.measurements import BenchRow, BenchRun, Ceilings, ShapeTime
+from resnet_infer.report.measurements import BenchRow, BenchRun, Ceilings, Measurement, ShapeTime
 
 LONG = "checkpoints/2026/resnet50-a1h2-fine-tuned-on-our-own-<photos>-&-more_epoch_0123456789.safetensors"
 GPU = "NVIDIA H200"
@@ -28,7 +28,7 @@ PEAKS = {  # images/s of a single crop at the largest batch
 def made_row(
     subject: Sequence[str],
     protocol: str,
-    measurement: str,
+    measurement: Measurement,
     batch: int,
     peak: float,
     *,
@@ -45,8 +45,9 @@ def made_row(
     rates = [images / each for each in seconds]
     ms = 1000 * batch * VIEWS[protocol] / (rate * VIEWS[protocol])
     latency = {"p50": ms, "p90": 1.03 * ms, "p95": 1.06 * ms, "p99": 1.19 * ms}
+    error = ERRORS[protocol] + (0.31 if precision == "int8" else 0.0)
     roof = peak * 1.24 / (GMACS[protocol] / GMACS["single-crop"])
-    values: dict[str, Any] = dict(
+    defaults = BenchRow(
         model=model, architecture="resnet50", backend=backend, device="cuda:0", precision=precision, options=options,
         protocol=protocol, views=VIEWS[protocol], measurement=measurement, batch_size=batch, batch_size_asked=batch,
         images=images, seconds=seconds, images_per_s=statistics.median(rates),
@@ -57,10 +58,9 @@ def made_row(
         gmacs=GMACS[protocol], roof_images_per_s=roof, roof_fraction=statistics.median(rates) / roof,
         bound={"network": "memory", "transfer": "transfer"}.get(measurement, "decoding"),
         network_fraction={"memory": 0.41, "files": 0.38}.get(measurement, 0.0),
-        top1_err=ERRORS[protocol] + (0.31 if precision == "int8" else 0.0), top1_images=5000,
+        top1_err=error, top1_err_ci95=(error - 1.15, error + 1.2), top1_images=5000,
     )  # fmt: skip
-    values["top1_err_ci95"] = (values["top1_err"] - 1.15, values["top1_err"] + 1.2)
-    return BenchRow(**{**values, **changed})
+    return replace(defaults, **changed)
 
 
 def large_run() -> BenchRun:
@@ -70,8 +70,8 @@ def large_run() -> BenchRun:
         for protocol in ERRORS:
             rows += [made_row(subject, protocol, "network", batch, peak) for batch in (1, 8, 64, 256, 512)]
             rows += [made_row(subject, protocol, name, 256, peak) for name in ("transfer", "memory", "files")]
-    halved = dict(batch_size_asked=1024, warnings=["memory ran out at batch 1024; halved to 512"])
-    rows.append(made_row(next(iter(PEAKS)), "multiscale", "network", 512, 22_000.0, **halved))
+    first, halved = next(iter(PEAKS)), ["memory ran out at batch 1024; halved to 512"]
+    rows.append(made_row(first, "multiscale", "network", 512, 22_000.0, batch_size_asked=1024, warnings=halved))
     small = (LONG, "torch", "fp16", "autocast,compile=cuda-graphs")
     unsteady = "the repeats differ by 12.4 %: another program used the machine"
     rows += [
@@ -113,7 +113,7 @@ ENVIRONMENT = {
 
 def run_of(rows: Sequence[BenchRow], **changed: Any) -> BenchRun:
     """A run with these rows."""
-    values: dict[str, Any] = dict(
+    run = BenchRun(
         command="resnet-infer benchmark -m resnet50.tv_in1k --batch-size 1,8,64,256,512 --data 'my photos.zip' -o out",
         started="2026-11-25T02:00:00Z",
         environment=ENVIRONMENT,
@@ -122,7 +122,7 @@ def run_of(rows: Sequence[BenchRow], **changed: Any) -> BenchRun:
         rows=list(rows),
         seconds=1834.0,
     )
-    return BenchRun(**{**values, **changed})
+    return replace(run, **changed)
 
 
 @pytest.fixture(scope="session")
@@ -145,11 +145,10 @@ def large() -> BenchRun:
 @pytest.fixture(scope="session")
 def single() -> BenchRun:
     """One row on a CPU, on random pixels: no errors, no ceilings."""
-    plain = made_row(("resnet18.onnx", "onnxruntime", "fp32", ""), "single-crop", "network", 8, 60.0)
-    changed = dict(device="cpu", top1_err=None, top1_err_ci95=None, top1_images=0, roof_fraction=0.0)
-    return run_of(
-        [replace(plain, **changed, roof_images_per_s=0.0, bound="")], data={}, environment=ENVIRONMENT | {"gpus": []}
-    )
+    way = ("resnet18.onnx", "onnxruntime", "fp32", "")
+    plain = made_row(way, "single-crop", "network", 8, 60.0, architecture="resnet18", device="cpu", top1_err=None)
+    row = replace(plain, top1_err_ci95=None, top1_images=0, roof_fraction=0.0, roof_images_per_s=0.0, bound="")
+    return run_of([row], data={}, environment=ENVIRONMENT | {"gpus": []})
 
 
 @pytest.fixture(scope="session")
