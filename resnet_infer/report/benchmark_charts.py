@@ -5,11 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from resnet_infer.report import quantities as q
 from resnet_infer.report import selection, svg
 from resnet_infer.report.measurements import BenchRow, Measurement
-from resnet_infer.report.page import Html, element, join, table
+from resnet_infer.report.page import Html, details, element, join, table
 from resnet_infer.report.selection import Subject, Waterfall, architecture_of, protocol_rank, subject_of
 
 LEAST_BETWEEN_TICKS = 30
 """In a chart's units: what the name of a batch size needs."""
+MOST_BARS = 24
+"""Bars of the roofline that are shown before the reader opens the rest."""
 PERCENTILES = ("p50", "p90", "p95", "p99")
 
 STYLE = """
@@ -24,6 +26,7 @@ ul.legend.row { display: flex; flex-wrap: wrap; gap: 0 1.2rem }
 table.bars { width: 100%; font-size: 13px; table-layout: fixed }
 table.bars td, table.bars th { vertical-align: middle; padding: .15rem .2rem }
 table.bars th { white-space: normal }
+table.bars :first-child { padding-left: 0 }
 table.roof td:nth-child(3), table.roof :nth-child(4) { text-align: left }
 """
 
@@ -145,7 +148,7 @@ def ladder_charts(rows: Sequence[BenchRow], measurement: Measurement, legend: Le
             drawn.append(svg.line(points, number))
             for (at, up), (fast, scored) in zip(points, own, strict=True):
                 if scored.top1_err_ci95:
-                    drawn.append(_whisker(at, [y.at(value) for value in scored.top1_err_ci95], number))
+                    drawn.append(_whisker(at, [y.at(value) for value in scored.top1_err_ci95], number, 0.4))
                 hint = f"{fast.protocol}: {scored.top1_err:.2f} % at {q.rate(fast.images_per_s)} images/s"
                 drawn.append(svg.mark(at, up, number, f"{name}, {hint}", outline=protocols.index(fast.protocol)))
             keys.append((number, name))
@@ -164,9 +167,9 @@ def ladder_charts(rows: Sequence[BenchRow], measurement: Measurement, legend: Le
     return figures
 
 
-def roof_bars(rows: Sequence[BenchRow], names: Mapping[Subject, str]) -> Html:
+def roof_bars(rows: Sequence[BenchRow], names: Mapping[Subject, str]) -> list[Html]:
     """The share of its roof that every subject and protocol reaches at its best batch size, best first."""
-    lines = []
+    lines: list[tuple[float, list[object]]] = []
     for own in selection.grouped(rows, lambda row: (subject_of(row), row.protocol)).values():
         row = max(own, key=lambda each: each.roof_fraction)
         what = f"{architecture_of(row)} {row.protocol}: {names[subject_of(row)]}, batch {selection.batch_text(row)}"
@@ -175,7 +178,13 @@ def roof_bars(rows: Sequence[BenchRow], names: Mapping[Subject, str]) -> Html:
             (row.roof_fraction, [what, svg.bar(row.roof_fraction, colour), q.percent(row.roof_fraction), row.bound])
         )
     lines.sort(key=lambda each: -each[0])
-    return bars(("", "share of the roof", "", "bound by"), (42, 28, 12, 18), [cells for _, cells in lines], "roof")
+
+    def drawn(some: Sequence[tuple[float, list[object]]]) -> Html:
+        header, widths = ("", "share of the roof", "", "bound by"), (42, 28, 12, 18)
+        return bars(header, widths, [cells for _, cells in some], "roof")
+
+    rest = lines[MOST_BARS:]
+    return [drawn(lines[:MOST_BARS]), *([details(f"{len(rest)} more", drawn(rest))] if rest else [])]
 
 
 def waterfall_figure(found: Waterfall, names: Mapping[Subject, str]) -> Html:
@@ -269,8 +278,8 @@ def _percentile(row: BenchRow, name: str) -> str:
     return q.milliseconds(row.latency_ms[name]) if name in row.latency_ms else ""
 
 
-def _whisker(at: float, ups: Sequence[float], number: int) -> Html:
+def _whisker(at: float, ups: Sequence[float], number: int, opacity: float = 0.75) -> Html:
     """An upright stroke through heights in pixels with a tick at each."""
     ticks = "".join(f"M{at - 2.5:.1f} {up:.1f}h5" for up in ups)
     d = f"M{at:.1f} {min(ups):.1f}V{max(ups):.1f}{ticks}"
-    return svg.shape("path", d=d, kind=f"line s{number % svg.COLOURS}", stroke_opacity=0.75)
+    return svg.shape("path", d=d, kind=f"line s{number % svg.COLOURS}", stroke_opacity=opacity)

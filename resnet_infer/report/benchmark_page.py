@@ -14,6 +14,8 @@ from resnet_infer.report.selection import Best, Rung
 SHOWN = 6
 """Charts of a kind that are shown before the reader opens the rest."""
 MOST_CARDS = 6
+MOST_LINES = 36
+"""Lines of the table of costs that are shown without being asked for."""
 
 STYLE = """
 body { max-width: 78rem }
@@ -31,6 +33,7 @@ a { color: var(--blue) }
 .card .big small { font-size: .9rem; font-weight: 400; color: var(--soft); display: inline-block }
 pre { background: var(--panel); padding: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; font-size: 13px }
 ul.list { padding-left: 1.1rem; max-width: 60rem }
+.summary td { white-space: nowrap }
 .ladder td:first-child { min-width: min(17rem, 40vw) }
 section { scroll-margin-top: 1rem }
 @media (max-width: 40rem) { .card .big { font-size: 1.6rem } }
@@ -61,8 +64,8 @@ def benchmark_page(run: BenchRun) -> str:
         ("roofline", "Roofline", roof_parts(rows, legend, run.ceilings)),
         ("end-to-end", "From the network to files", waterfall_parts(rows, legend)),
         ("failures", "Failures and warnings", trouble_parts(run)),
-        ("rows", f"Every row ({len(run.rows):,})", [rows_table.rows_table(run.rows)] if run.rows else []),
         ("environment", "Environment and command", environment_parts(run)),
+        ("rows", f"Every row ({len(run.rows):,})", [rows_table.rows_table(run.rows)] if run.rows else []),
     ]
     kept = [(name, heading, parts) for name, heading, parts in sections if parts]
     return page(
@@ -110,7 +113,7 @@ def _summary(rows: Rows) -> Html:
             network = q.rate(best.network.images_per_s) if best.network else ""
             lines.append([best.architecture, best.protocol, network, path, _how(row), _top1(row)])
     header = ["architecture", "protocol", "network, images/s", "whole path", "fastest way", "top-1 err %"]
-    return table(header, lines, numbers=(2, 3, 5))
+    return element("div", table(header, lines, numbers=(2, 3, 5)), kind="summary")
 
 
 def _card(best: Best, several: bool) -> Html:
@@ -207,12 +210,18 @@ def ladder_parts(rows: Rows, legend: Legend) -> list[Html]:
         "Cost: the rate of a single crop over the protocol's own, both at their best batch size. Beside it stands how "
         "many times the multiply-adds of a single crop it needs: where the two agree, only arithmetic is paid for."
     )
-    unknown = element("p", "No errors: the images have no classes.", kind="soft")
+    unknown = element("p", "No error was measured: the images have no classes.", kind="soft")
     return [
         *(folded(figures, "charts") if figures else [unknown]),
         element("p", text, kind="soft"),
-        element("div", table(header, lines, numbers=range(2, len(header))), kind="ladder"),
+        *_ladder_table(header, lines),
     ]
+
+
+def _ladder_table(header: Sequence[str], lines: Sequence[Sequence[object]]) -> list[Html]:
+    """The table, folded where it is long."""
+    drawn = element("div", table(header, lines, numbers=range(2, len(header))), kind="ladder")
+    return [details(f"Costs: {q.counted(len(lines), 'line')}", drawn) if len(lines) > MOST_LINES else drawn]
 
 
 def _rung_cells(rung: Rung, measurements: Sequence[Measurement]) -> list[object]:
@@ -237,10 +246,10 @@ def roof_parts(rows: Rows, legend: Legend, ceilings: Ceilings | None) -> list[Ht
             continue
         drawn = charts.roof_bars(own, legend.names)
         if parts:
-            parts.append(details(selection.INSIDE[name], drawn))
+            parts.append(details(selection.INSIDE[name], *drawn))
         else:
             text = f"At the best batch size of each; inside the time: {selection.INSIDE[name]}."
-            parts += [element("p", text, kind="soft"), drawn]
+            parts += [element("p", text, kind="soft"), *drawn]
     return parts + (
         [section("Ceilings measured in the same run", ceilings_table(ceilings), level=3)] if ceilings else []
     )

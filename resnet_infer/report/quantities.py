@@ -9,7 +9,9 @@ def rate(images_per_s: float) -> str:
 
 
 def tick(value: float) -> str:
-    """A round number at an axis: no more digits than it has."""
+    """A round number at an axis: no more digits than it has, thousands as k from ten thousand upwards."""
+    if value >= 10_000:
+        return f"{value / 1000:,g}k"
     return f"{value:,.0f}" if value >= 1000 else f"{round(value, 6):g}"
 
 
@@ -21,9 +23,9 @@ def milliseconds(ms: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A duration in the largest units that fit: 1.2 s, 3 min 20 s, 1 h 5 min."""
+    """A duration in the largest units that fit: 0.04 s, 1.2 s, 3 min 20 s, 1 h 5 min."""
     if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+        return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes} min {rest} s" if rest else f"{minutes} min"
