@@ -3,17 +3,16 @@
 from collections.abc import Mapping, Sequence
 
 from resnet_infer.report import benchmark_charts as charts
-from resnet_infer.report import benchmark_table, rows_table, selection, svg
+from resnet_infer.report import benchmark_table, cards, rows_table, selection, svg
 from resnet_infer.report import quantities as q
 from resnet_infer.report.benchmark_charts import Legend
 from resnet_infer.report.headline import headlines, troubles
 from resnet_infer.report.measurements import BenchRow, BenchRun, Ceilings, Measurement
 from resnet_infer.report.page import Html, details, element, join, page, section, table
-from resnet_infer.report.selection import Best, Rung
+from resnet_infer.report.selection import Rung
 
 SHOWN = 6
 """Charts of a kind that are shown before the reader opens the rest."""
-MOST_CARDS = 6
 MOST_LINES = 36
 """Lines of the table of costs that are shown without being asked for."""
 
@@ -24,19 +23,10 @@ nav { margin: .8rem 0; font-size: 14px }
 nav a { margin-right: 1rem; display: inline-block; padding: .15rem 0 }
 a { color: var(--blue) }
 .trouble { border-left: 4px solid var(--red); padding: .3rem .8rem; background: var(--panel); max-width: 60rem }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 15rem), 1fr)); gap: 1rem;
-  margin: 1rem 0 }
-.card { background: var(--panel); border-radius: 8px; padding: .8rem 1rem; break-inside: avoid }
-.card h3 { margin: 0; font-weight: 600 }
-.card p { margin: .15rem 0; font-size: 14px }
-.card .big { font-size: 1.9rem; line-height: 1.2; font-weight: 600; font-variant-numeric: tabular-nums }
-.card .big small { font-size: .9rem; font-weight: 400; color: var(--soft); display: inline-block }
 pre { background: var(--panel); padding: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; font-size: 13px }
 ul.list { padding-left: 1.1rem; max-width: 60rem }
-.summary td { white-space: nowrap }
 .ladder td:first-child { min-width: min(17rem, 40vw) }
 section { scroll-margin-top: 1rem }
-@media (max-width: 40rem) { .card .big { font-size: 1.6rem } }
 @media print {
   :root { color-scheme: light; --text: #1d2129; --soft: #5b6470; --back: #fff; --line: #d8dde4; --panel: #f4f6f9;
     --blue: #1f5fa8; --red: #b3402e; --on: #fff }
@@ -71,11 +61,11 @@ def benchmark_page(run: BenchRun) -> str:
     return page(
         title(run),
         *(element("p", sentence, kind="lead") for sentence in headlines(run)),
-        _summary(rows),
+        cards.summary(rows),
         trouble_note(run),
         contents([(name, heading) for name, heading, _ in kept]),
         *(svg.shape("section", section(heading, *parts), id=name) for name, heading, parts in kept),
-        style=svg.STYLE + charts.STYLE + rows_table.STYLE + STYLE,
+        style=svg.STYLE + charts.STYLE + cards.STYLE + rows_table.STYLE + STYLE,
     )
 
 
@@ -97,55 +87,6 @@ def trouble_note(run: BenchRun) -> Html:
     said = troubles(run)
     link = svg.shape("a", "what and why", href="#failures")
     return svg.shape("p", f"{said}: ", link, kind="trouble") if said else Html("")
-
-
-def _summary(rows: Rows) -> Html:
-    """A card for every architecture and protocol, or a table where there are many."""
-    bests = selection.bests(rows)
-    several = len({best.architecture for best in bests}) > 1
-    if len(bests) <= MOST_CARDS:
-        return element("div", *(_card(best, several) for best in bests), kind="cards") if bests else Html("")
-    lines = []
-    for best in bests:
-        row = best.network or best.path
-        if row:
-            path = f"{q.rate(best.path.images_per_s)} ({best.path.measurement})" if best.path else ""
-            network = q.rate(best.network.images_per_s) if best.network else ""
-            lines.append([best.architecture, best.protocol, network, path, _how(row), _top1(row)])
-    header = ["architecture", "protocol", "network, images/s", "whole path", "fastest way", "top-1 err %"]
-    return element("div", table(header, lines, numbers=(2, 3, 5)), kind="summary")
-
-
-def _card(best: Best, several: bool) -> Html:
-    row = best.network or best.path
-    if row is None:
-        return Html("")
-    small = element("small", f" images/s, {selection.INSIDE[row.measurement]}")
-    parts: list[object] = [
-        element("h3", f"{best.architecture}, {best.protocol}" if several else best.protocol),
-        element("p", q.rate(row.images_per_s), small, kind="big"),
-        element("p", _how(row)),
-    ]
-    if row.roof_fraction:
-        parts.append(
-            element("p", f"{q.percent(row.roof_fraction)} of its roof, bound by {row.bound or 'nothing known'}")
-        )
-    if best.path and best.path is not row:
-        inside = selection.INSIDE[best.path.measurement]
-        parts.append(
-            element("p", f"{q.rate(best.path.images_per_s)} images/s {inside} ({selection.subject_of(best.path).way})")
-        )
-    if _top1(row):
-        parts.append(element("p", f"top-1 error {_top1(row)} % on {row.top1_images:,} images"))
-    return element("div", *parts, kind="card")
-
-
-def _how(row: BenchRow) -> str:
-    return f"{selection.subject_of(row).way}, batch {selection.batch_text(row)}"
-
-
-def _top1(row: BenchRow) -> str:
-    return "" if row.top1_err is None else f"{row.top1_err:.2f}"
 
 
 def throughput_parts(rows: Rows, legend: Legend) -> list[Html]:
@@ -199,10 +140,13 @@ def ladder_parts(rows: Rows, legend: Legend) -> list[Html]:
     present = [name for name in selection.MEASUREMENTS if any(name in rung.fastest for rung in rungs)]
     measurements = [present[0], *([present[-1]] if present[1:] else [])]
     figures = [figure for name in measurements for figure in charts.ladder_charts(rows, name, legend)]
+    of = {selection.subject_of(row): selection.architecture_of(row) for row in rows}
+    several = len({of[subject] for subject in found}) > 1
+    named = {subject: (f"{of[subject]}: " if several else "") + legend.names[subject] for subject in found}
     header = ["model and way", "protocol", "views", "top-1 err %", "GMAC", "× MACs"]
     header += [said for name in measurements for said in (f"{name}, images/s", "× cost")]
     lines = [
-        [legend.names[subject] if at == 0 else "", *_rung_cells(rung, measurements)]
+        [named[subject] if at == 0 else "", *_rung_cells(rung, measurements)]
         for subject, own in found.items()
         for at, rung in enumerate(own)
     ]
@@ -228,7 +172,7 @@ def _rung_cells(rung: Rung, measurements: Sequence[Measurement]) -> list[object]
     cells: list[object] = [
         rung.protocol,
         rung.views or "",
-        _top1(rung.scored) if rung.scored else "",
+        cards.top1(rung.scored) if rung.scored else "",
         f"{rung.gmacs:.2f}" if rung.gmacs else "",
         q.multiple(rung.macs_multiple) if rung.macs_multiple else "",
     ]

@@ -7,7 +7,6 @@ from resnet_infer.report import selection
 from resnet_infer.report.measurements import BenchRun
 from resnet_infer.report.selection import Best
 
-
 MOST_SENTENCES = 2
 
 
