@@ -13,7 +13,7 @@ from resnet_infer.report import rows
 def report(
     results: Annotated[
         list[Path],
-        typer.Argument(metavar="RESULT...", help="Files or folders of `resnet-infer benchmark`; several are compared."),
+        typer.Argument(metavar="RESULT", help="Files or folders of `resnet-infer benchmark`; several are compared."),
     ],
     page: Annotated[
         Path | None,

@@ -227,7 +227,7 @@ def panels(rows: Iterable[BenchRow], measurement: Measurement) -> dict[tuple[str
     order = list(dict.fromkeys(architecture for architecture, _ in groups))
     for key in sorted(groups, key=lambda key: (order.index(key[0]), protocol_rank(key[1]))):
         found[key] = {}
-        for subject, own in selection.grouped(groups[key], subject_of).items():
+        for subject, own in selection.grouped((row for row in groups[key] if row.batch_size > 0), subject_of).items():
             sizes = selection.grouped(own, lambda row: row.batch_size)
             found[key][subject] = [max(sizes[size], key=lambda row: row.images_per_s) for size in sorted(sizes)]
     return found

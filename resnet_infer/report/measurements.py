@@ -168,4 +168,10 @@ def _row(values: dict[str, Any]) -> BenchRow:
         row["top1_err_ci95"] = (float(low), float(high))
     if row["measurement"] not in get_args(Measurement):
         raise ValueError(f"measurement {row['measurement']}")
+    for item in fields(BenchRow):
+        plain = str if item.type is str else (int, float)
+        if item.name in row and item.type in (str, int, float) and not isinstance(row[item.name], plain):
+            raise ValueError(f"{item.name} {row[item.name]!r}")
+    row["seconds"] = [float(value) for value in row.get("seconds", ())]
+    row["latency_ms"] = {name: float(value) for name, value in dict(row.get("latency_ms", {})).items()}
     return BenchRow(**row)

@@ -133,6 +133,19 @@ def test_a_file_that_is_no_result_is_one_line(
     assert not (tmp_path / "page.html").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("images_per_s", "fast"), ("model", 3), ("seconds", ["long"]), ("latency_ms", 4), ("batch_size", None)],
+)
+def test_a_row_of_wrong_types_is_one_line(report: Callable[..., Answer], slow: Path, name: str, value: object) -> None:
+    values = json.loads(slow.read_text("utf-8"))
+    values["rows"][0][name] = value
+    slow.write_text(json.dumps(values))
+    code, out, err = report(slow)
+    assert (code, out, len(err.splitlines())) == (1, "", 1)
+    assert "slow.json: its contents are not those of a benchmark" in err
+
+
 def test_wrong_usage_is_one_line_and_exit_code_2(report: Callable[..., Answer], slow: Path, tmp_path: Path) -> None:
     for arguments, words in (
         ((slow, "--format", "xml"), "'xml' is not one of"),
