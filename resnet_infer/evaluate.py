@@ -9,7 +9,7 @@ from torch import Tensor
 
 from resnet_infer.backends.load import Model
 from resnet_infer.data.classes import class_indices
-from resnet_infer.data.loader import auto_workers, load
+from resnet_infer.data.loader import IMAGE_TIMEOUT_S, auto_workers, load
 from resnet_infer.data.packing import Offload
 from resnet_infer.data.sources import Source
 from resnet_infer.errors import DataError, UsageError
@@ -31,27 +31,39 @@ def evaluate(
     batch_size: int | None = None,
     workers: int | None = None,
     offload: Offload = "nothing",
+    image_timeout_s: float | None = None,
     advance: Callable[[float], None] = lambda images: None,
 ) -> list[EvalRow]:
     """One row a protocol, in their order.
 
     Unreadable images end the evaluation (`fail`), are left out of the count (`skip`) or count as errors
-    (`count-wrong`); all are named on stderr and in the rows. `advance` is called with 1 after every image.
+    (`count-wrong`); all are named on stderr and in the rows. With the last two, or an `image_timeout_s`, they are
+    decoded in worker processes, which may crash. `advance` is called with 1 after every image.
 
     Raises DataError if the source's classes are not the model's, or images cannot be read.
     """
     if on_error not in get_args(OnError):
         raise UsageError(f"--on-error '{on_error}' is not one of {', '.join(get_args(OnError))}")
     truth = class_indices(source, model.manifest.labels, model.manifest.spec.classes)
+    if on_error != "fail":
+        image_timeout_s = image_timeout_s or IMAGE_TIMEOUT_S
     unreadable: dict[int, str] = {}
     top1, top5 = [0] * len(protocols), [0] * len(protocols)
     scored = 0
     begun = time.perf_counter()
-    for result in score(model, protocols, source, batch_size=batch_size, workers=workers, offload=offload):
+    for result in score(
+        model,
+        protocols,
+        source,
+        batch_size=batch_size,
+        workers=workers,
+        offload=offload,
+        image_timeout_s=image_timeout_s,
+    ):
         if result.probs_PK is None:
             unreadable[result.index] = result.error
             if on_error == "fail":
-                unreadable |= _rest_unreadable(source, protocols, result.index, workers)
+                unreadable |= _rest_unreadable(source, protocols, result.index, workers, image_timeout_s)
                 break
         else:
             scored += 1
@@ -129,8 +141,11 @@ def _row(
     )
 
 
-def _rest_unreadable(source: Source, protocols: Sequence[Protocol], after: int, workers: int | None) -> dict[int, str]:
+def _rest_unreadable(
+    source: Source, protocols: Sequence[Protocol], after: int, workers: int | None, image_timeout_s: float | None
+) -> dict[int, str]:
     """The unreadable images behind this one: rendered but not run, so that one call finds them all and ends soon."""
     rest = range(after + 1, len(source.samples))
-    workers = auto_workers(len(rest), "cpu") if workers is None else workers
-    return {image.index: image.error for image in load(source, protocols, rest, workers) if image.error}
+    workers = auto_workers(len(rest), "cpu", image_timeout_s is not None) if workers is None else workers
+    loaded = load(source, protocols, rest, workers, image_timeout_s or IMAGE_TIMEOUT_S)
+    return {image.index: image.error for image in loaded if image.error}

@@ -22,6 +22,7 @@ def predict(
     batch_size: int | None = None,
     workers: int | None = None,
     offload: Offload = "nothing",
+    image_timeout_s: float | None = None,
 ) -> Iterator[Prediction]:
     """One record an image, in the source's order, each as soon as it and all before it are done.
 
@@ -32,7 +33,15 @@ def predict(
         raise UsageError(f"--top-k must be at least 1; got {top_k}")
     waiting: dict[int, Prediction] = {}
     due = 0
-    for result in score(model, [protocol], source, batch_size=batch_size, workers=workers, offload=offload):
+    for result in score(
+        model,
+        [protocol],
+        source,
+        batch_size=batch_size,
+        workers=workers,
+        offload=offload,
+        image_timeout_s=image_timeout_s,
+    ):
         path = source.samples[result.index].name
         if result.probs_PK is None:
             waiting[result.index] = Prediction(path=path, error=result.error)

@@ -10,7 +10,7 @@ import sys
 import typer
 
 from resnet_infer import __version__
-from resnet_infer.cli import demo, env, evaluate, export, info, models, options, predict, report, train
+from resnet_infer.cli import benchmark, demo, env, evaluate, export, info, models, options, predict, report, train
 from resnet_infer.data.allocator import keep_freed_memory
 from resnet_infer.errors import ResnetInferError
 
@@ -27,8 +27,9 @@ app.command("info")(info.info)
 app.command("predict")(predict.predict)
 app.command("eval")(evaluate.evaluate)
 app.command("export")(export.export)
-app.command("report")(report.report)
 app.command("train")(train.train)
+app.command("benchmark")(benchmark.benchmark)
+app.command("report")(report.report)
 app.command("env")(env.env)
 app.command("demo")(demo.demo)
 

@@ -56,28 +56,30 @@ def evaluate(
     workers: options.Workers = None,
     render: options.RenderOn = "workers",
     decode: options.DecodeOn = "workers",
+    image_timeout: options.ImageTimeout = None,
     verbose: options.Verbose = False,
 ) -> None:
     """Print top-1 and top-5 errors with their 95 % interval; several protocols share one decode."""
     form = rows.check_format(format_name)
+    options.check_image_timeout(image_timeout, workers)
     if len(model) != 1:
         raise UsageError(f"eval takes one model; got {', '.join(model)}. Run it once for each")
-    from resnet_infer.backends.load import open_model
     from resnet_infer.data.sources import open_source
     from resnet_infer.evaluate import evaluate as run
     from resnet_infer.report.console import note, progress
     from resnet_infer.report.environment import environment
 
-    opened = open_model(
+    flags = (("single-crop", single_crop), ("ten-crop", ten_crop), ("multiscale", multiscale))
+    names = [*(protocol or []), *(name for name, given in flags if given)] or ["single-crop"]
+    opened = options.open_as_asked(
         model[0],
         backend=backend,
         device=device,
         precision=precision,
         overrides=options.overrides(arch, mean, std, labels),
         options=options.run_options(provider, prefer_nhwc, cuda_graph, compile, autocast),
+        dense="multiscale" in names and average != "gap",
     )
-    flags = (("single-crop", single_crop), ("ten-crop", ten_crop), ("multiscale", multiscale))
-    names = [*(protocol or []), *(name for name, given in flags if given)] or ["single-crop"]
     tests = options.protocols(
         names, opened.manifest, resize=resize, crop=crop, scales=scales, mirror=mirror, average=average
     )
@@ -93,6 +95,7 @@ def evaluate(
             batch_size=batch_size,
             workers=workers,
             offload=options.offload(render, decode),
+            image_timeout_s=image_timeout,
             advance=advance,
         )
     records = [asdict(row) for row in results]

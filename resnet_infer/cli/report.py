@@ -35,20 +35,12 @@ def report(
     runs = [load_run(path) for path in files]
     names = _names(files)
     if len(runs) == 1:
-        from resnet_infer.report import benchmark_csv
+        from resnet_infer.report.benchmark_files import printed
         from resnet_infer.report.benchmark_page import benchmark_page
-        from resnet_infer.report.benchmark_table import benchmark_table
 
-        run = runs[0]
         if page:
-            write_page(page, benchmark_page(run))
-        if form == "table":
-            print(benchmark_table(run))
-        elif form == "json":
-            print(run.to_json())
-        else:
-            csv = form == "csv"
-            print(benchmark_csv.benchmark_csv(run) if csv else rows.as_json_lines(benchmark_csv.records(run)))
+            write_page(page, benchmark_page(runs[0]))
+        print(printed(runs[0], form))
         return
 
     from resnet_infer.report import comparison_table

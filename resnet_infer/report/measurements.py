@@ -130,7 +130,7 @@ class BenchRun:
     def save(self, path: Path) -> None:
         """Write beside and rename: a reader never sees half a file."""
         part = path.with_name(f".{path.name}.{os.getpid()}")
-        part.write_text(self.to_json() + "\n", encoding="utf-8")
+        part.write_text(self.to_json() + "\n", "utf-8", errors="backslashreplace")
         part.replace(path)
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 import statistics
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from markdown_it import MarkdownIt
 from benchmarks.readme import ROOT, updated
 from resnet_infer.errors import DataError
 from resnet_infer.report.benchmark_csv import benchmark_csv
+from resnet_infer.report.benchmark_files import write_files
 from resnet_infer.report.benchmark_markdown import BEGIN, END, NOTHING, benchmark_markdown, with_section
 from resnet_infer.report.benchmark_page import benchmark_page
 from resnet_infer.report.benchmark_table import benchmark_table
@@ -46,6 +48,14 @@ def test_a_run_reads_back_as_it_was(tmp_path: Path, large: BenchRun, single: Ben
         assert load_run(tmp_path / "again.json") == read
 
 
+def test_a_name_that_is_no_unicode_reads_back(tmp_path: Path, single: BenchRun) -> None:
+    name = os.fsdecode(b"caf\xe9.onnx")
+    named = replace(single, rows=[replace(row, model=name) for row in single.rows])
+    write_files(named, tmp_path)
+    assert load_run(tmp_path / "benchmark.json").rows[0].model == name
+    assert "caf\\udce9.onnx" in (tmp_path / "benchmark.html").read_text("utf-8")
+
+
 def test_csv_holds_every_repeat(large: BenchRun) -> None:
     lines = list(csv.DictReader(io.StringIO(benchmark_csv(large) + "\n", newline="")))
     assert len(lines) == len(large.rows)
@@ -63,6 +73,15 @@ def test_csv_holds_every_repeat(large: BenchRun) -> None:
             assert line[f"latency_ms_{name}"] == str(row.latency_ms.get(name, ""))
         low, high = row.top1_err_ci95 or ("", "")
         assert (line["top1_err_ci95_low"], line["top1_err_ci95_high"]) == (str(low), str(high))
+
+
+def test_the_files_are_written_whole_and_hold_the_run(tmp_path: Path, large: BenchRun) -> None:
+    written = write_files(large, tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(written)
+    assert [path.name for path in written] == ["benchmark.json", "benchmark.csv", "benchmark.html"]
+    assert json.loads(load_run(written[0]).to_json()) == json.loads(large.to_json())
+    assert written[1].read_text("utf-8") == benchmark_csv(large) + "\n"
+    assert written[2].read_text("utf-8") == benchmark_page(large)
 
 
 def test_csv_of_no_rows_is_its_header(large: BenchRun) -> None:
