@@ -192,13 +192,15 @@ def waterfall_figure(found: Waterfall, names: Mapping[Subject, str]) -> Html:
     most = max(row.images_per_s for row in found.steps)
     lines = []
     for before, row in zip([None, *found.steps], found.steps, strict=False):
-        change = f"{100 * (row.images_per_s / before.images_per_s - 1):+.0f} %" if before else ""
+        percent = round(100 * (row.images_per_s / before.images_per_s - 1)) if before else 0
+        change = "" if before is None else f"{percent:+d} %" if percent else "0 %"
         colour = "s0" if row.measurement == "network" else "s1"
         lines.append([row.measurement, svg.bar(row.images_per_s / most, colour), q.rate(row.images_per_s), change])
     first = found.steps[0]
     title = f"{architecture_of(first)} {found.protocol}: {names[found.subject]}, batch {found.batch_size}"
     busy = found.steps[-1].network_fraction
-    note = f"The whole path keeps the network {q.percent(busy)} busy." if busy else ""
+    slower = f"keeps the network {q.percent(busy)} busy" if busy < 1 else "is as fast as the network alone"
+    note = f"The whole path {slower}." if busy else ""
     return figure(title, bars(("", "images/s", "", "change"), (22, 41, 20, 17), lines, "falls"), [], note=note)
 
 

@@ -173,7 +173,7 @@ def _rung_cells(rung: Rung, measurements: Sequence[Measurement]) -> list[object]
         rung.protocol,
         rung.views or "",
         cards.top1(rung.scored) if rung.scored else "",
-        f"{rung.gmacs:.2f}" if rung.gmacs else "",
+        q.three_digits(rung.gmacs) if rung.gmacs else "",
         q.multiple(rung.macs_multiple) if rung.macs_multiple else "",
     ]
     for name in measurements:
@@ -203,7 +203,7 @@ def ceilings_table(ceilings: Ceilings) -> Html:
     """What the machine can do at most."""
     lines = [["copy on the device", f"{ceilings.copy_gb_per_s:,.1f}", "GB/s, read and written"]]
     lines += [
-        [f"matrix product, {precision}", f"{value:,.2f}" if value < 10 else f"{value:,.0f}", "TFLOP/s"]
+        [f"matrix product, {precision}", q.three_digits(value), "TFLOP/s"]
         for precision, value in ceilings.matmul_tflop_per_s.items()
     ]
     if ceilings.upload_gb_per_s:

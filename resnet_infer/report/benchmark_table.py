@@ -1,7 +1,8 @@
 """A benchmark in a terminal of 80 columns, or in a pipe: what all rows share once, then a line a row."""
 
+import re
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from resnet_infer.report import quantities as q
 from resnet_infer.report import selection
@@ -10,6 +11,7 @@ from resnet_infer.report.measurements import BenchRow, BenchRun
 from resnet_infer.report.rows import as_table
 
 COLUMNS = 80
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
 GROUPINGS: tuple[tuple[str, ...], ...] = (
     (),
     ("model",),
@@ -39,7 +41,10 @@ def benchmark_table(run: BenchRun) -> str:
     if rows:
         parts += [*shared_line(rows), "", grouped_lines(rows, FIGURES)]
         parts += ["", *notes(rows)] if notes(rows) else []
-    listed = [*failures(run.rows), *warnings(run.rows)]
+    else:
+        parts += shared_line(run.rows)
+    unsaid = _shared(run.rows)
+    listed = [*failures(run.rows, unsaid), *warnings(run.rows, unsaid)]
     if listed:
         parts += ["", f"{troubles(run)}:", *listed]
     return "\n".join(parts)
@@ -47,7 +52,7 @@ def benchmark_table(run: BenchRun) -> str:
 
 def shared_line(rows: Sequence[BenchRow]) -> list[str]:
     """What all of these rows share: `resnet50, torch bf16 on cuda`; no line if it is nothing."""
-    return [wrapped(said)] if (said := _named(rows[0], _shared(rows))) else []
+    return [wrapped(said)] if rows and (said := _named(rows[0], _shared(rows))) else []
 
 
 def grouped_lines(rows: Sequence[BenchRow], figures: Sequence[Column]) -> str:
@@ -78,31 +83,35 @@ def grouped_lines(rows: Sequence[BenchRow], figures: Sequence[Column]) -> str:
     return "\n".join(parts)
 
 
-def failures(rows: Iterable[BenchRow]) -> list[str]:
-    """A line for every row that failed."""
-    return [wrapped(f"failed: {where(row)}: {row.error or 'no rate'}") for row in selection.failed(rows)]
+def failures(rows: Sequence[BenchRow], unsaid: Sequence[str] = ()) -> list[str]:
+    """A line for every row that failed; without the fields `unsaid`, which are plain from elsewhere."""
+    return [wrapped(f"failed: {where(row, unsaid)}: {row.error or 'no rate'}") for row in selection.failed(rows)]
 
 
-def warnings(rows: Iterable[BenchRow]) -> list[str]:
-    """A line for every warning, with the rows that it concerns."""
-    found: dict[str, list[BenchRow]] = {}
+def warnings(rows: Sequence[BenchRow], unsaid: Sequence[str] = ()) -> list[str]:
+    """A line for every warning; those that differ in their numbers only are one, with the range of each number."""
+    found: dict[str, list[tuple[BenchRow, list[str]]]] = {}
     for row in rows:
         for warning in row.warnings:
-            found.setdefault(warning, []).append(row)
-    return [
-        wrapped(
-            f"warning: {where(own[0])}"
-            + (f", and {q.counted(len(own) - 1, 'row')} more" if own[1:] else "")
-            + f": {text}"
-        )
-        for text, own in found.items()
-    ]
+            found.setdefault(NUMBER.sub("\0", warning), []).append((row, NUMBER.findall(warning)))
+    lines = []
+    for template, own in found.items():
+        ranges = iter([_range(values) for values in zip(*(numbers for _, numbers in own), strict=True)])
+        text = re.sub("\0", lambda _, ranges=ranges: next(ranges), template)  # type: ignore[misc]
+        count = f"{q.counted(len(own), 'row')}, first " if own[1:] else ""
+        lines.append(wrapped(f"warning: {count}{where(own[0][0], unsaid)}: {text}"))
+    return lines
 
 
-def where(row: BenchRow) -> str:
-    """A row in words."""
-    way = selection.subject_of(row).way
-    return f"{row.model}, {way}, {row.protocol}, {row.measurement}, batch {selection.batch_text(row)}"
+def _range(values: Sequence[str]) -> str:
+    low, high = min(values, key=float), max(values, key=float)
+    return low if low == high else f"{low} to {high}"
+
+
+def where(row: BenchRow, unsaid: Sequence[str] = ()) -> str:
+    """A row in words, without the values of the fields `unsaid`."""
+    named = _named(row, [name for name in NAMES if name not in unsaid and name != "device"])
+    return ", ".join(filter(None, (named, row.protocol, row.measurement, f"batch {selection.batch_text(row)}")))
 
 
 def notes(rows: Sequence[BenchRow]) -> list[str]:
@@ -130,7 +139,7 @@ def _data(run: BenchRun) -> str:
 
 
 def _shared(rows: Sequence[BenchRow]) -> list[str]:
-    return [name for name in NAMES if len({getattr(row, name) for row in rows}) == 1]
+    return [name for name in NAMES if len({getattr(row, name) for row in rows}) == 1] if rows else []
 
 
 def _named(row: BenchRow, names: Sequence[str]) -> str:

@@ -15,6 +15,11 @@ def tick(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{round(value, 6):g}"
 
 
+def three_digits(value: float) -> str:
+    """Three significant digits, whole numbers from 100 upwards."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def milliseconds(ms: float) -> str:
     """A duration in milliseconds."""
     if ms >= 100:

@@ -81,7 +81,7 @@ COLUMNS = (
     Column("network busy", lambda row: q.percent(row.network_fraction) if row.network_fraction else ""),
     Column("top-1 err %", _top1),
     Column("repeats", lambda row: str(len(row.seconds) or "")),
-    Column("GMAC/image", lambda row: f"{row.gmacs:.2f}" if row.gmacs else ""),
+    Column("GMAC/image", lambda row: q.three_digits(row.gmacs) if row.gmacs else ""),
     Column("peak memory", lambda row: q.memory(row.peak_memory_mib) if row.peak_memory_mib else ""),
     Column("first run", lambda row: q.duration(row.first_run_s) if row.first_run_s else ""),
     Column("build", lambda row: q.duration(row.build_s) if row.build_s else ""),

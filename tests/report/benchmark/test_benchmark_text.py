@@ -127,7 +127,21 @@ def test_failures_and_warnings_are_listed_below(large: BenchRun) -> None:
         for said in (row.error, *row.warnings):
             assert said not in table or not said
             assert said in below
-    assert "and 1 row more" in below  # two rows have the same warning
+    assert below.count("warning: ") == 2
+    assert "warning: 2 rows, first checkpoints/2026" in below  # two have the same
+
+
+def test_warnings_that_differ_in_numbers_are_one_line(
+    run_with: Callable[..., BenchRun], row: Callable[..., BenchRow]
+) -> None:
+    way = ("a.onnx", "onnxruntime", "fp32", "")
+    said = ["vary by 12.5 % of #5", "vary by 3 % of #5", "vary by 101.25 % of #5", "vary"]
+    rows = [row(way, "ten-crop", "files", batch, 9.0, warnings=[text]) for batch, text in enumerate(said, 1)]
+    assert benchmark_table(run_with(rows)).endswith(
+        "4 rows with warnings:\n"
+        "warning: 3 rows, first ten-crop, files, batch 1: vary by 3 to 101.25 % of #5\n"
+        "warning: ten-crop, files, batch 4: vary"
+    )
 
 
 def test_what_all_rows_share_is_said_once(run_with: Callable[..., BenchRun], row: Callable[..., BenchRow]) -> None:
@@ -139,7 +153,8 @@ def test_what_all_rows_share_is_said_once(run_with: Callable[..., BenchRun], row
 
 def test_nothing_but_failures(all_failed: BenchRun) -> None:
     assert "all 2 rows failed" in benchmark_page(all_failed)
-    assert benchmark_table(all_failed).count("failed: a.engine, tensorrt fp16, ten-crop, network, batch") == 2
+    assert benchmark_table(all_failed).count("failed: ten-crop, network, batch") == 2
+    assert benchmark_table(all_failed).count("a.engine, tensorrt fp16") == 1
     assert "all 2 rows failed" in benchmark_markdown({"r.json": all_failed})
 
 

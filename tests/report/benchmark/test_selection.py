@@ -109,6 +109,7 @@ def test_durations(seconds: float, text: str) -> None:
 
 def test_numbers_are_as_fine_as_their_size() -> None:
     assert [q.rate(v) for v in (1.234, 12.34, 123.4, 12345.6)] == ["1.23", "12.3", "123.4", "12,346"]
+    assert [q.three_digits(v) for v in (0.03456, 4.09, 40.93, 197.5)] == ["0.0346", "4.09", "40.9", "198"]
     assert [q.milliseconds(v) for v in (0.1234, 1.234, 12.34, 1234.5)] == ["0.123", "1.23", "12.3", "1,234"]
     assert [q.tick(v) for v in (0.30000000004, 1, 300, 2000, 20000)] == ["0.3", "1", "300", "2,000", "20k"]
     assert [q.percent(v) for v in (0.054, 0.823)] == ["5.4 %", "82 %"]
