@@ -6,7 +6,7 @@ and the last part has as many repeats as fit, at least one. A side that fails or
 
 import importlib.util
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib import metadata
@@ -36,15 +36,24 @@ class NotRun(Exception):
     """A contest that cannot be held here, and why; a row of the result."""
 
 
-def hold(contest: Contest, folder: Path, *, repeats: int, seconds: float) -> Record:
+def hold(
+    contest: Contest,
+    folder: Path,
+    *,
+    repeats: int,
+    seconds: float,
+    before: Callable[[Mapping[str, Call]], None] = lambda calls: None,
+) -> Record:
     """The whole contest in about so many seconds; gives its part of the result.
 
-    Its `rows` have a ratio each, or an `error`; it raises nothing that a side raised.
+    Its `rows` have a ratio each, or an `error`; it raises nothing that a side raised. `before` is given the sides'
+    processes ahead of all else.
     """
     started = time.monotonic()
     record = about(contest)
     try:
         with processes(contest.sides(), nothing) as calls:
+            before(calls)
             best = try_sides(contest, folder, calls, record, started + TRYING * seconds)
             left = started + seconds - time.monotonic()
             record |= final(contest, calls, best, record["tried"], repeats, left)

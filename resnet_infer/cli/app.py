@@ -11,7 +11,18 @@ import typer
 
 from resnet_infer import __version__
 from resnet_infer.cli import (
-    benchmark, compare, demo, env, evaluate, export, info, models, options, predict, report, train,
+    benchmark,
+    compare,
+    demo,
+    env,
+    evaluate,
+    export,
+    info,
+    models,
+    options,
+    predict,
+    report,
+    train,
 )  # fmt: skip
 from resnet_infer.data.allocator import keep_freed_memory
 from resnet_infer.errors import ReportedElsewhere, ResnetInferError
