@@ -9,6 +9,7 @@ Shapes: K classes.
 """
 
 import logging
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
+
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else Ray repeats a driver's `uv run` for every worker
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what it warns of, as a dead worker, is mended
+
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.exceptions import RayError

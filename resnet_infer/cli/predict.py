@@ -1,6 +1,5 @@
 """`resnet-infer predict`: the best classes of images."""
 
-import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -153,7 +152,6 @@ def predict(
 
 
 def _by_ray(source: "Source | list[Path]", output: Path, actors: int | None, **scoring: Any) -> None:
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what it warns of, as a dead worker, is mended
     try:
         from resnet_infer.ray_predict import Scoring, predict_parquet, predict_source
     except ImportError as error:
