@@ -10,6 +10,8 @@
     │   └── ImageError          exit 1   one image that cannot be decoded
     ├── BackendError            exit 1   a device, provider or precision that is not there
     │   └── OutOfMemory         exit 1   a batch that does not fit, even of one tile
+    ├── ProcessError            exit 1   another process of a distributed run that is gone or silent
+    ├── ReportedElsewhere       exit 1   an error that the leading process of a distributed run tells of
     ├── TrainingError           exit 1   a run that cannot go on; its last good checkpoint is kept
     │   └── Stopped             exit 130 or 143   a run ended by a signal, its state saved
     └── GateError               exit 3   an export that failed its check
@@ -71,6 +73,18 @@ class BackendError(ResnetInferError):
 
 class OutOfMemory(BackendError):
     """The batch did not fit the device's memory; a smaller one may."""
+
+
+class ProcessError(ResnetInferError):
+    """Another process of a distributed run is missing; `rank` says which one, where that is known."""
+
+    def __init__(self, message: str, rank: int | None = None) -> None:
+        super().__init__(message)
+        self.rank = rank
+
+
+class ReportedElsewhere(ResnetInferError):
+    """An error of all processes of a run, which the leading one tells the user of."""
 
 
 class TrainingError(ResnetInferError):

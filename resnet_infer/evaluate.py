@@ -1,151 +1,224 @@
-"""Errors of a model on labelled images, under one or several protocols in one pass."""
+"""Errors of one or several models on labelled images, under one or several protocols, in one pass with one decode."""
 
-import math
 import time
-from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
+from typing import Any, Literal, get_args
 
-from torch import Tensor
-
+from resnet_infer.alignment import naming
+from resnet_infer.alignment import orders as orders_of
 from resnet_infer.backends.load import Model
 from resnet_infer.data.classes import class_indices
 from resnet_infer.data.loader import IMAGE_TIMEOUT_S, auto_workers, load
 from resnet_infer.data.packing import Offload
 from resnet_infer.data.sources import Source
-from resnet_infer.errors import DataError, UsageError
+from resnet_infer.ensemble import Ensemble
+from resnet_infer.errors import DataError, ProcessError, ResnetInferError, UsageError
+from resnet_infer.eval_rows import rows_of
+from resnet_infer.identity import identity_of
+from resnet_infer.metrics import Metrics
+from resnet_infer.processes import Processes
 from resnet_infer.protocols import Protocol
+from resnet_infer.recorder import Recorder, Recording
+from resnet_infer.records import TOP_K
 from resnet_infer.report.console import note
 from resnet_infer.report.rows import EvalRow
-from resnet_infer.score import score
+from resnet_infer.roll_call import RollCall
+from resnet_infer.score import Member, score_together
+from resnet_infer.tally import Tally, rank_of, records_of, wilson_interval
+
+__all__ = ["TOP_K", "OnError", "evaluate", "evaluate_together", "rank_of", "wilson_interval"]
 
 OnError = Literal["fail", "skip", "count-wrong"]
-TOP_K = 5
 
 
-def evaluate(
-    model: Model,
-    protocols: Sequence[Protocol],
+def evaluate(model: Model, protocols: Sequence[Protocol], source: Source, **settings: Any) -> list[EvalRow]:
+    """One row a protocol, in their order; see `evaluate_together` for the settings and what is raised."""
+    return evaluate_together([Member(model, tuple(protocols))], source, **settings)
+
+
+def evaluate_together(
+    members: Sequence[Member],
     source: Source,
     *,
+    weights: Sequence[float] | None = None,
     on_error: OnError = "fail",
     batch_size: int | None = None,
     workers: int | None = None,
     offload: Offload = "nothing",
     image_timeout_s: float | None = None,
+    metrics: bool = False,
+    real: Sequence[Collection[int]] | None = None,
+    recording: Recording | None = None,
+    group: Processes | None = None,
     advance: Callable[[float], None] = lambda images: None,
 ) -> list[EvalRow]:
-    """One row a protocol, in their order.
+    """One row a protocol for every member, in their order, and then for their ensemble if there are several.
+
+    The ensemble averages the members' probabilities by `weights`, of which None are equal ones.
 
     Unreadable images end the evaluation (`fail`), are left out of the count (`skip`) or count as errors
     (`count-wrong`); all are named on stderr and in the rows. With the last two, or an `image_timeout_s`, they are
     decoded in worker processes, which may crash. `advance` is called with 1 after every image.
 
-    Raises DataError if the source's classes are not the model's, or images cannot be read.
+    `metrics` counts what is more than errors, over the images that can be read; `real` are their ReaL labels, by
+    which metrics then say the error too.
+
+    `recording` writes a record of every image to a file, from which an evaluation that was interrupted goes on. The
+    processes of a `group` score a part of the images each; the leading one has the rows, the others none.
+
+    Raises DataError if the source's classes are not the models', or images cannot be read; UsageError if the models
+    have different classes, or a recording cannot go on; ProcessError if another process is gone, or sees another model
+    or other data; ReportedElsewhere in processes that do not lead, for what the leading one raises.
     """
     if on_error not in get_args(OnError):
         raise UsageError(f"--on-error '{on_error}' is not one of {', '.join(get_args(OnError))}")
-    truth = class_indices(source, model.manifest.labels, model.manifest.spec.classes)
+    if recording and len(members) > 1:
+        raise UsageError("--predictions records one model; evaluate the members one by one to keep their predictions")
     if on_error != "fail":
         image_timeout_s = image_timeout_s or IMAGE_TIMEOUT_S
-    unreadable: dict[int, str] = {}
-    top1, top5 = [0] * len(protocols), [0] * len(protocols)
-    scored = 0
-    begun = time.perf_counter()
-    for result in score(
-        model,
-        protocols,
-        source,
-        batch_size=batch_size,
-        workers=workers,
-        offload=offload,
-        image_timeout_s=image_timeout_s,
-    ):
-        if result.probs_PK is None:
-            unreadable[result.index] = result.error
-            if on_error == "fail":
-                unreadable |= _rest_unreadable(source, protocols, result.index, workers, image_timeout_s)
-                break
-        else:
-            scored += 1
-            for number, probs_K in enumerate(result.probs_PK):
-                rank = rank_of(truth[result.index], probs_K)
-                top1[number] += rank >= 1
-                top5[number] += rank >= TOP_K
-        advance(1)
-    seconds = time.perf_counter() - begun
+    group = group or Processes()
+    spec, labels = members[0].model.manifest.spec, members[0].model.manifest.labels
+    truth, orders = orders_of([member.model for member in members], source)
+    if truth is None:
+        truth = class_indices(source, labels, spec.classes)  # which says why it cannot
+    ensemble = Ensemble(members, orders, weights)
+    protocols = ensemble.protocols
+    counted = metrics or real is not None
+    tallies = [Tally(metrics=Metrics(spec.classes) if counted else None, real=real) for _ in protocols]
+    failure: ResnetInferError | None = None
+    rows: list[EvalRow] = []
+    with ExitStack() as stack:
+        recorder = _recorder(members, source, offload, recording, group)
+        if recorder:
+            stack.callback(recorder.close)
+            recorder.count(tallies)
+        there = recorder.images_there if recorder else 0
+        todo = group.share(recorder.missing() if recorder else range(len(source.samples)))
+        workers = _workers(workers, len(todo), members[0].model, group, image_timeout_s is not None)
+        results = score_together(
+            members,
+            source,
+            indices=todo,
+            batch_size=batch_size,
+            workers=workers,
+            offload=offload,
+            image_timeout_s=image_timeout_s,
+        )
+        roll = RollCall(group, advance)
+        advance(there)
+        begun = time.perf_counter()
+        returned = bytearray(len(source.samples))
+        with roll.member():
+            for result in results:
+                index = result.index
+                sample = source.samples[index]
+                probs_QK = None if result.probs_PK is None else ensemble.rows(result.probs_PK)
+                records = records_of(index, sample, truth[index], protocols, probs_QK, result.error)
+                for tally, record in zip(tallies, records, strict=True):
+                    tally.add(record)
+                if recorder:
+                    recorder.add(records)
+                returned[index] = True
+                if result.error and on_error == "fail":
+                    roll.stop()
+                if roll.say():
+                    rest = [index for index in todo if not returned[index]]
+                    for tally in tallies:
+                        tally.unreadable |= _unreadable(source, protocols, rest, workers, image_timeout_s)
+                    break
+            if recorder:
+                recorder.flush()
+        tallies = _merged(tallies, group)
+        seconds = time.perf_counter() - begun
+        if group.leads:
+            try:
+                _check_counts(source, tallies, on_error)
+                rows = rows_of(
+                    ensemble,
+                    source,
+                    tallies,
+                    naming(labels, source, truth),
+                    there=there,
+                    seconds=seconds,
+                    on_error=on_error,
+                )
+            except ResnetInferError as error:
+                failure = error
+        group.settle(failure)
+        if recorder:
+            recorder.finish()
+    return rows
+
+
+def _recorder(
+    members: Sequence[Member],
+    source: Source,
+    offload: Offload,
+    recording: Recording | None,
+    group: Processes,
+) -> Recorder | None:
+    """Where records go, if anywhere; raises ProcessError if the processes see different things."""
+    if not recording and group.world == 1:
+        return None
+    probabilities = recording is not None and recording.probabilities
+    identities = [
+        identity_of(member.model, member.protocols, source, offload=offload, probabilities=probabilities)
+        for member in members
+    ]
+    failure: ProcessError | None = None
+    first, *others = group.gathered(identities)
+    for rank, other in enumerate(others, start=1):
+        differing = [words for mine, theirs in zip(first, other, strict=False) for words in theirs.differences(mine)]
+        if differing or len(first) != len(other):
+            failure = ProcessError(
+                f"process {rank} works on something else than process 0: "
+                f"{'; '.join(differing) or 'the number of models'}; give all of them the same model, data and flags"
+            )
+    group.settle(failure)
+    return Recorder(recording, identities[0], group) if recording else None
+
+
+def _workers(asked: int | None, images: int, model: Model, group: Processes, guarded: bool) -> int:
+    """Decoding processes: those asked for, or this process's part of what suits the machine."""
+    if asked is not None:
+        return asked
+    device = "cuda" if model.backend.info.device.startswith("cuda") else "cpu"
+    return -(-auto_workers(images, device, guarded) // group.on_this_machine)
+
+
+def _merged(tallies: list[Tally], group: Processes) -> list[Tally]:
+    """On the leading process the tallies of all of them; elsewhere its own."""
+    first, *others = group.gathered(tallies)
+    if not group.leads:
+        return tallies
+    for other in others:
+        for tally, theirs in zip(first, other, strict=True):
+            tally.merge(theirs)
+    return list(first)
+
+
+def _check_counts(source: Source, tallies: Sequence[Tally], on_error: str) -> None:
+    """Name what could not be read; raise if that ends the evaluation, or if an image is missing from the count."""
+    unreadable = tallies[0].unreadable
     for index, error in sorted(unreadable.items()):
         note(f"{source.samples[index].name}: {error}")
+    total = len(source.samples)
     if unreadable and on_error == "fail":
         raise DataError(
-            f"{source.name}: {len(unreadable)} of {len(source.samples)} images cannot be read (listed above). "
+            f"{source.name}: {len(unreadable)} of {total} images cannot be read (listed above). "
             "Mend or remove them, or choose --on-error skip or count-wrong"
         )
-    wrong = len(unreadable) if on_error == "count-wrong" else 0
-    if not scored:
-        raise DataError(f"{source.name}: none of its {len(source.samples)} images can be read (listed above)")
-    return [
-        _row(model, protocol, source, scored + wrong, top1[i] + wrong, top5[i] + wrong, seconds, unreadable, on_error)
-        for i, protocol in enumerate(protocols)
-    ]
+    for tally in tallies:
+        if tally.images + len(tally.unreadable) != total:
+            raise ProcessError(f"{source.name}: {tally.images + len(tally.unreadable)} images counted of {total}")
+    if not tallies[0].images:
+        raise DataError(f"{source.name}: none of its {total} images can be read (listed above)")
 
 
-def rank_of(truth: int, probs_K: Tensor) -> int:
-    """How many classes score above the true one; equal scores count against it, so a constant model earns nothing."""
-    return int((probs_K >= probs_K[truth]).sum()) - 1
-
-
-def wilson_interval(errors: int, images: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of an error rate, in percent (Wilson 1927); honest near 0 and 100 and for few images."""
-    z = 1.959963984540054
-    rate = errors / images
-    center = (rate + z * z / (2 * images)) / (1 + z * z / images)
-    half = z / (1 + z * z / images) * math.sqrt(rate * (1 - rate) / images + z * z / (4 * images * images))
-    return 100 * max(0.0, center - half), 100 * min(1.0, center + half)
-
-
-def _row(
-    model: Model,
-    protocol: Protocol,
-    source: Source,
-    images: int,
-    top1: int,
-    top5: int,
-    seconds: float,
-    unreadable: dict[int, str],
-    on_error: str,
-) -> EvalRow:
-    info = model.backend.info
-    low, high = wilson_interval(top1, images)
-    return EvalRow(
-        model=model.name,
-        architecture=model.manifest.spec.name,
-        data=source.name,
-        protocol=protocol.name,
-        views=protocol.describe(),
-        head=protocol.head,
-        backend=info.name,
-        device=info.device,
-        precision=info.precision,
-        images=images,
-        top1_errors=top1,
-        top5_errors=top5,
-        top1_err=round(100 * top1 / images, 4),
-        top5_err=round(100 * top5 / images, 4),
-        top1_err_ci95=(round(low, 4), round(high, 4)),
-        images_per_s=round(images / seconds, 2),
-        seconds=round(seconds, 3),
-        unreadable=[
-            {"path": source.samples[index].name, "error": error} for index, error in sorted(unreadable.items())
-        ],
-        on_error=on_error,
-    )
-
-
-def _rest_unreadable(
-    source: Source, protocols: Sequence[Protocol], after: int, workers: int | None, image_timeout_s: float | None
+def _unreadable(
+    source: Source, protocols: Sequence[Protocol], rest: Sequence[int], workers: int, image_timeout_s: float | None
 ) -> dict[int, str]:
-    """The unreadable images behind this one: rendered but not run, so that one call finds them all and ends soon."""
-    rest = range(after + 1, len(source.samples))
-    workers = auto_workers(len(rest), "cpu", image_timeout_s is not None) if workers is None else workers
+    """The unreadable among images not yet scored: rendered but not run, so that one call finds all and ends soon."""
     loaded = load(source, protocols, rest, workers, image_timeout_s or IMAGE_TIMEOUT_S)
     return {image.index: image.error for image in loaded if image.error}

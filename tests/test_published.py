@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from resnet_infer.predictions import read_predictions
+
 SHARED = Path(__file__).parents[2] / "shared"
 TEST_SET = SHARED / "data" / "cifar10" / "test.zip"
 STATISTICS = ("--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225")
@@ -14,8 +16,9 @@ STATISTICS = ("--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225")
 pytestmark = pytest.mark.skipif(not TEST_SET.is_file(), reason=f"needs CIFAR-10 and checkpoints in {SHARED.name}/")
 
 
-def resnet_infer(*arguments: object) -> str:
-    command = [sys.executable, "-m", "resnet_infer", *map(str, arguments)]
+def resnet_infer(*arguments: object, processes: int = 1) -> str:
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
+    command = [sys.executable, "-m", *torchrun[: 0 if processes == 1 else None], "resnet_infer", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -32,3 +35,17 @@ def test_errors_of_the_checkpoint_and_of_its_export(tmp_path: Path, name: str, e
     resnet_infer("export", checkpoint, "--to", "onnx", "-o", artifact, *STATISTICS)
     (row,) = json.loads(resnet_infer("eval", TEST_SET, "-m", artifact, "--format", "json"))["rows"]
     assert (row["images"], row["top1_errors"], row["backend"]) == (10_000, errors, "onnxruntime")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "errors", "processes"), [("resnet20-12fca82f", 827, 3), ("resnet56-4bfd9763", 661, 2)]
+)
+def test_errors_counted_by_several_processes(tmp_path: Path, name: str, errors: int, processes: int) -> None:
+    checkpoint, file = SHARED / "checkpoints" / f"{name}.th", tmp_path / "predictions.parquet"
+    flags = (*STATISTICS, "--format", "json", "--predictions", file)
+    (row,) = json.loads(resnet_infer("eval", TEST_SET, "-m", checkpoint, *flags, processes=processes))["rows"]
+    assert (row["images"], row["top1_errors"]) == (10_000, errors)
+    (records,) = read_predictions(file).records.values()
+    assert [record.index for record in records] == list(range(10_000))
+    assert sum(record.top_classes[0] != record.truth for record in records) == errors

@@ -24,6 +24,8 @@ class Model:
     name: str
     manifest: Manifest
     backend: Backend
+    file: Path | None = None
+    """What it was read from; None for one that was made in memory."""
 
 
 def open_model(
@@ -67,7 +69,7 @@ def open_model(
         compile=options.compile,
         autocast=options.autocast,
     )
-    return Model(name=checkpoint.name, manifest=checkpoint.manifest, backend=running)
+    return Model(name=checkpoint.name, manifest=checkpoint.manifest, backend=running, file=checkpoint.file)
 
 
 def _wrong_backend(model: str, own: str, asked: str) -> str:
@@ -99,7 +101,7 @@ def _open_onnx(path: Path, device: str, precision: str | None, overrides: Overri
     if options.provider == "tensorrt" and not options.profiles:
         use = protocol_of_head(manifest.head or "pooled", manifest.spec, manifest.preprocessing)
         options = replace(options, profiles=profiles_for(use, manifest.spec, BatchRange()))
-    return Model(name=path.name, manifest=manifest, backend=OrtBackend(path, manifest, device, options))
+    return Model(name=path.name, manifest=manifest, backend=OrtBackend(path, manifest, device, options), file=path)
 
 
 def _open_engine(path: Path, device: str, precision: str | None, overrides: Overrides, options: RunOptions) -> Model:
@@ -120,4 +122,4 @@ def _open_engine(path: Path, device: str, precision: str | None, overrides: Over
     backend = TensorRTBackend(
         path.name, replace(record, manifest=manifest), plan, device, cuda_graph=options.cuda_graph
     )
-    return Model(name=path.name, manifest=manifest, backend=backend)
+    return Model(name=path.name, manifest=manifest, backend=backend, file=path)

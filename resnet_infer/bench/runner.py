@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
+from resnet_infer.agreement import truth_of
 from resnet_infer.backends.load import Model
 from resnet_infer.bench.measure import Timing, measure_network, measure_path, peak_memory, works
 from resnet_infer.bench.roofline import fusion_of, roof
 from resnet_infer.bench.subjects import Opener
 from resnet_infer.bench.sweep import RANDOM, Cell, Subject, Sweep
-from resnet_infer.compare import truth_of
 from resnet_infer.data.decode import decode
 from resnet_infer.data.kept import Loaded
 from resnet_infer.data.packing import Offload

@@ -10,9 +10,22 @@ import sys
 import typer
 
 from resnet_infer import __version__
-from resnet_infer.cli import benchmark, demo, env, evaluate, export, info, models, options, predict, report, train
+from resnet_infer.cli import (
+    benchmark,
+    compare,
+    demo,
+    env,
+    evaluate,
+    export,
+    info,
+    models,
+    options,
+    predict,
+    report,
+    train,
+)
 from resnet_infer.data.allocator import keep_freed_memory
-from resnet_infer.errors import ResnetInferError
+from resnet_infer.errors import ReportedElsewhere, ResnetInferError
 
 app = typer.Typer(
     name="resnet-infer",
@@ -26,6 +39,7 @@ app.command("models")(models.models)
 app.command("info")(info.info)
 app.command("predict")(predict.predict)
 app.command("eval")(evaluate.evaluate)
+app.command("compare")(compare.compare)
 app.command("export")(export.export)
 app.command("train")(train.train)
 app.command("benchmark")(benchmark.benchmark)
@@ -55,6 +69,8 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
+    except ReportedElsewhere as error:
+        sys.exit(error.exit_code)
     except ResnetInferError as error:
         _fail(error, str(error), error.exit_code)
     except KeyboardInterrupt:

@@ -4,6 +4,7 @@ from array import array
 from collections import Counter
 from collections.abc import Sequence
 
+from resnet_infer.data.imagenet import image_number
 from resnet_infer.data.samples import labels_of as labels_in
 from resnet_infer.data.sources import Source
 from resnet_infer.errors import DataError
@@ -14,6 +15,7 @@ LABELLED = (
     "a folder per class, a .zip or .tar of one, a `path<TAB>label` list, shards with .cls, "
     "Parquet with a label column, or cifar-10-batches-py"
 )
+GROUND_TRUTH = "; for ImageNet's validation images as they come, --ground-truth ILSVRC2012_validation_ground_truth.txt"
 
 
 def class_indices(source: Source, labels: Labels | None, classes: int) -> Sequence[int]:
@@ -26,7 +28,10 @@ def class_indices(source: Source, labels: Labels | None, classes: int) -> Sequen
     missing = given.pop(None, 0)
     if missing == count:
         where = _single_folder(source)
-        raise DataError(f"{source.name}: {where}, and an evaluation needs to know each image's class: give {LABELLED}")
+        hint = GROUND_TRUTH if image_number(source.samples[0].name) else ""
+        raise DataError(
+            f"{source.name}: {where}, and an evaluation needs to know each image's class: give {LABELLED}{hint}"
+        )
     if missing:
         first = next(sample.name for sample in source.samples if sample.label is None)
         raise DataError(

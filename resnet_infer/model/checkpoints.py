@@ -64,6 +64,8 @@ class Checkpoint:
     """What the user calls it: a key, or the file's name."""
     manifest: Manifest
     state_dict: Mapping[str, Tensor]
+    file: Path | None = None
+    """What it was read from; None for one that was made in memory."""
 
 
 def is_checkpoint_file(model: str) -> bool:
@@ -96,7 +98,7 @@ def load_checkpoint(model: str, overrides: Overrides | None = None) -> Checkpoin
         source=model,
         source_sha256=sha256_of(path),
     )
-    return Checkpoint(name=model, manifest=overrides.applied_to(manifest, model), state_dict=state_dict)
+    return Checkpoint(name=model, manifest=overrides.applied_to(manifest, model), state_dict=state_dict, file=path)
 
 
 def save_checkpoint(path: Path, state_dict: Mapping[str, Tensor], manifest: Manifest) -> None:
@@ -146,7 +148,7 @@ def _from_file(path: Path, overrides: Overrides) -> Checkpoint:
             source_sha256=sha256_of(path),
         )
     manifest = overrides.applied_to(replace(manifest, spec=spec), str(path))
-    return Checkpoint(name=path.name, manifest=manifest, state_dict=state_dict)
+    return Checkpoint(name=path.name, manifest=manifest, state_dict=state_dict, file=path)
 
 
 def read_file(path: Path) -> tuple[StateDict, Manifest | None]:

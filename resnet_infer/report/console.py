@@ -7,6 +7,14 @@ from contextlib import contextmanager
 
 SHOW_AFTER_S = 1.0
 
+_muted = False
+
+
+def mute() -> None:
+    """No progress and no notes from now on: another process reports."""
+    global _muted
+    _muted = True
+
 
 @contextmanager
 def progress(description: str, total: float | None, unit: str = "") -> Iterator[Callable[[float], None]]:
@@ -14,7 +22,7 @@ def progress(description: str, total: float | None, unit: str = "") -> Iterator[
 
     `unit` is "bytes" for sizes, else the word behind the count. A total of None means that it is not known.
     """
-    if not sys.stderr.isatty():
+    if _muted or not sys.stderr.isatty():
         yield lambda amount: None
         return
     from rich import progress as bars
@@ -55,7 +63,7 @@ def progress(description: str, total: float | None, unit: str = "") -> Iterator[
 @contextmanager
 def working(description: str) -> Iterator[None]:
     """A spinner on stderr for work whose length is not known, if a person is watching."""
-    if not sys.stderr.isatty():
+    if _muted or not sys.stderr.isatty():
         yield
         return
     from rich.console import Console
@@ -66,4 +74,5 @@ def working(description: str) -> Iterator[None]:
 
 def note(message: str) -> None:
     """One line on stderr that a user should know: an assumption made, a thing left out."""
-    print(f"resnet-infer: {message}", file=sys.stderr)
+    if not _muted:
+        print(f"resnet-infer: {message}", file=sys.stderr)

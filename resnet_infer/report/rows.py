@@ -40,6 +40,20 @@ class EvalRow:
     unreadable: Sequence[Mapping[str, str]]
     """{"path", "error"} of every image that could not be read."""
     on_error: str
+    resumed: int = 0
+    """Images of the count that an earlier, interrupted evaluation had scored."""
+    members: Sequence[Mapping[str, Any]] = ()
+    """{"model", "weight"} of an ensemble's members."""
+    metrics: Mapping[str, Any] | None = None
+    """What `metrics.Metrics.to_dict` says, where it was asked for: calibration, classes, confusions."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; no members of a single model, and no metrics where none were counted."""
+        values = asdict(self)
+        for name in ("members", "metrics"):
+            if not values[name]:
+                del values[name]
+        return values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Several processes on one batch, as torchrun starts them: gloo on CPUs, NCCL on GPUs.
+"""Several processes on one batch: batch norm over all of it.
 
 Each process takes an equal share of every batch, gradients are averaged, and batch-norm statistics are those of the
 whole batch unless the recipe says otherwise. The paper trained on two (CIFAR-10) or eight GPUs with statistics of their
@@ -7,75 +7,11 @@ own: `--no-sync-bn` with as many processes.
 Shapes: B images of this process, C channels, H and W pixels.
 """
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-
-from resnet_infer.backends.pytorch import torch_device
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Processes:
-    """This process among those of the run."""
-
-    rank: int = 0
-    world: int = 1
-    device: torch.device
-
-    @property
-    def leads(self) -> bool:
-        """Whether this is the one that tests, writes and reports."""
-        return self.rank == 0
-
-    def mean(self, value: Tensor) -> Tensor:
-        """The mean over the processes of a tensor."""
-        if self.world > 1:
-            value = value.to(self.device)
-            dist.all_reduce(value)
-            value = value / self.world
-        return value
-
-    def largest(self, flag: int) -> int:
-        """The largest of the processes' values."""
-        if self.world == 1:
-            return flag
-        flags = torch.tensor([flag], device=self.device)
-        dist.all_reduce(flags, dist.ReduceOp.MAX)
-        return int(flags)
-
-    def from_leader(self, value: Any) -> Any:
-        """What the leading process has."""
-        box = [value]
-        if self.world > 1:
-            dist.broadcast_object_list(box, device=self.device)
-        return box[0]
-
-
-@contextmanager
-def processes(device: str) -> Iterator[Processes]:
-    """Join the processes that torchrun started; without torchrun there is one.
-
-    Raises BackendError if the device is not there.
-    """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    found = torch_device(device)
-    if world == 1:
-        yield Processes(device=found)
-        return
-    if found.type == "cuda":
-        found = torch_device(f"cuda:{os.environ['LOCAL_RANK']}")
-        torch.cuda.set_device(found)
-    dist.init_process_group("nccl" if found.type == "cuda" else "gloo")
-    try:
-        yield Processes(rank=dist.get_rank(), world=world, device=found)
-    finally:
-        dist.destroy_process_group()
 
 
 def synchronised(net: nn.Module, device: torch.device) -> nn.Module:

@@ -19,11 +19,12 @@ from resnet_infer.data.kept import Kept
 from resnet_infer.errors import DataError, ResnetInferError, Stopped, TrainingError
 from resnet_infer.model.checkpoints import save_checkpoint
 from resnet_infer.model.resnet import ResNet
+from resnet_infer.processes import Processes, processes
 from resnet_infer.report.console import note
 from resnet_infer.report.rows import EvalRow
 from resnet_infer.train import network, saved
 from resnet_infer.train.display import Display
-from resnet_infer.train.distributed import Processes, processes, synchronised
+from resnet_infer.train.distributed import synchronised
 from resnet_infer.train.interrupt import Asked, interruptible
 from resnet_infer.train.job import Job, training_images
 from resnet_infer.train.metrics import Metrics
