@@ -10,6 +10,7 @@ from torch import Tensor
 
 from resnet_infer.backends.load import Model
 from resnet_infer.data.classes import class_indices
+from resnet_infer.data.samples import labels_of as labels_in
 from resnet_infer.data.sources import Source
 from resnet_infer.errors import UsageError
 from resnet_infer.labels import Labels, folded
@@ -28,8 +29,11 @@ def naming(labels: Labels | None, source: Source, truth: Sequence[int] | None) -
     """The name of a class by its index: the model's, or else the source's, or None."""
     if labels:
         return lambda index: labels.names[index]
-    pairs = zip(truth or (), source.samples, strict=False)
-    return {index: sample.label for index, sample in pairs}.get
+    own: Sequence[str] = getattr(source, "class_names", ())
+    label_of = dict(zip(truth or (), labels_in(source.samples), strict=False))
+    if own:  # the data numbers its classes and names the numbers
+        label_of = {k: own[int(v)] if v and v.isdecimal() and int(v) < len(own) else v for k, v in label_of.items()}
+    return label_of.get
 
 
 def orders(models: Sequence[Model], source: Source) -> tuple[Sequence[int] | None, list[Order]]:
@@ -45,7 +49,7 @@ def orders(models: Sequence[Model], source: Source) -> tuple[Sequence[int] | Non
     (classes,) = counts
     labels = [model.manifest.labels for model in models]
     between = [_between(models[0], model) for model in models]
-    if all(sample.label is None for sample in source.samples):
+    if all(label is None for label in labels_in(source.samples)):
         if None in labels and any(labels):
             note("not every model says its class names, and the images have none: taking the models' classes for alike")
         return None, between

@@ -13,6 +13,7 @@ import torch
 from resnet_infer.agreement import Agreeing
 from resnet_infer.alignment import naming, order_between, orders, reorder
 from resnet_infer.backends.load import Model
+from resnet_infer.data.loader import IMAGE_TIMEOUT_S
 from resnet_infer.data.packing import Offload
 from resnet_infer.data.sources import Source
 from resnet_infer.errors import DataError, UsageError
@@ -36,25 +37,36 @@ def compare_models(
     batch_size: int | None = None,
     workers: int | None = None,
     offload: Offload = "nothing",
+    image_timeout_s: float | None = None,
     advance: Callable[[float], None] = lambda images: None,
 ) -> list[Comparison]:
     """Any two classifiers of the same classes in one pass with one decode: a comparison a protocol, in their order.
 
-    Images that cannot be read end it (`fail`) or are named and left out (`skip`). `advance` is called with 1 after
-    every image. Raises UsageError if the classes are not the same, DataError if they are not the source's.
+    Images that cannot be read end it (`fail`) or are named and left out (`skip`). With `skip` or an `image_timeout_s`
+    they are decoded in worker processes, which may crash. `advance` is called with 1 after every image. Raises
+    UsageError if the classes are not the same, DataError if they are not the source's.
     """
     if on_error not in get_args(OnUnreadable):
         raise UsageError(f"--on-error '{on_error}' is not one of {', '.join(get_args(OnUnreadable))}")
     if [p.name for p in a.protocols] != [p.name for p in b.protocols]:
         raise ValueError("both sides of a comparison are scored under the same protocols")
+    if on_error == "skip":
+        image_timeout_s = image_timeout_s or IMAGE_TIMEOUT_S
     truth, (_, order) = orders([a.model, b.model], source)
-    labels = a.model.manifest.labels or b.model.manifest.labels
+    labels = a.model.manifest.labels or (b.model.manifest.labels if truth is None else None)  # in a's order
     name_of = naming(labels, source, truth)
     pairs = [Pairs(name_of) for _ in a.protocols]
     agreeing = [Agreeing(len(source.samples), a.model.manifest.spec.classes) for _ in a.protocols]
     unreadable: dict[int, str] = {}
     begun = time.perf_counter()
-    for result in score_together([a, b], source, batch_size=batch_size, workers=workers, offload=offload):
+    for result in score_together(
+        [a, b],
+        source,
+        batch_size=batch_size,
+        workers=workers,
+        offload=offload,
+        image_timeout_s=image_timeout_s,
+    ):
         path = source.samples[result.index].name
         if result.probs_PK is None:
             if on_error == "fail":

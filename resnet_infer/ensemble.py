@@ -29,8 +29,11 @@ class Ensemble:
         self.weights = normalised(weights, len(members))
         self._orders = orders
         self._size = len(members[0].protocols)
+        self._reorders = any(order is not None for order in orders)
         if any(len(member.protocols) != self._size for member in members):
             raise ValueError("members of an ensemble have equally many protocols")
+        self._shares = torch.cat([weight * torch.eye(self._size) for weight in self.weights], 1)
+        """What each of the members' rows adds to each of the ensemble's."""
 
     @property
     def averages(self) -> bool:
@@ -47,10 +50,11 @@ class Ensemble:
         """The rows of `score_together`, then the ensemble's, all in the first member's order of classes."""
         if not self.averages:
             return probs_PK
-        starts = range(0, len(probs_PK), self._size)
-        own = [reorder(probs_PK[at : at + self._size], order) for at, order in zip(starts, self._orders, strict=True)]
-        mean_PK = sum(weight * p_PK.double() for weight, p_PK in zip(self.weights, own, strict=True))
-        return torch.cat([*own, torch.as_tensor(mean_PK, dtype=probs_PK.dtype)])
+        if self._reorders:
+            starts = range(0, len(probs_PK), self._size)
+            own = [reorder(probs_PK[at : at + self._size], o) for at, o in zip(starts, self._orders, strict=True)]
+            probs_PK = torch.cat(own)
+        return torch.cat((probs_PK, self._shares @ probs_PK))
 
 
 def normalised(weights: Sequence[float] | None, members: int) -> tuple[float, ...]:

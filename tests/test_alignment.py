@@ -90,4 +90,5 @@ def test_names_are_the_models_or_else_the_datas(source: Source) -> None:
 def test_the_images_are_only_listed(source: Source, model: Callable[..., Model], tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("\n".join(f"absent{n}.png\t{name}" for n, name in enumerate(NAMES)))
     truth, _ = orders([model(NAMES)], open_source(tmp_path / "list.txt"))
-    assert truth == list(range(10))
+    assert truth is not None
+    assert list(truth) == list(range(10))

@@ -23,7 +23,7 @@ from resnet_infer.cli import (
     predict,
     report,
     train,
-)
+)  # fmt: skip
 from resnet_infer.data.allocator import keep_freed_memory
 from resnet_infer.errors import ReportedElsewhere, ResnetInferError
 

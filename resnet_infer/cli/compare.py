@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resnet_infer.cli import options
+from resnet_infer.cli.members import open_members
 from resnet_infer.errors import UsageError
 from resnet_infer.report import rows
 from resnet_infer.report.compare_page import by_difference, chosen, compare_page, label, measures, p_value, verdict
@@ -56,19 +57,19 @@ def compare(
     workers: options.Workers = None,
     render: options.RenderOn = "workers",
     decode: options.DecodeOn = "workers",
+    image_timeout: options.ImageTimeout = None,
     verbose: options.Verbose = False,
 ) -> None:
     """Compare two models in one pass, each in its own preprocessing, or the predictions they made before."""
     form = rows.check_format(format_name)
+    options.check_image_timeout(image_timeout, workers)
     if page:
         check_page(page)
-    from resnet_infer.backends.load import open_model
     from resnet_infer.compare import compare_models, compare_predictions
     from resnet_infer.data.sources import open_source
     from resnet_infer.data.thumbnails import thumbnails
     from resnet_infer.report.console import note, progress
     from resnet_infer.report.environment import environment
-    from resnet_infer.score import Member
 
     kept = [Path(name).suffix.lower() in KEPT for name in (a, b)]
     if any(kept) and not all(kept):
@@ -79,26 +80,16 @@ def compare(
     elif source is None:
         raise UsageError("two models are compared on images: give --data DATA")
     else:
-        opened = [
-            open_model(name, device=device, overrides=options.overrides(None, mean, std, labels)) for name in (a, b)
-        ]
-        members = [
-            Member(
-                model,
-                tuple(
-                    options.protocols(
-                        protocol or ["single-crop"],
-                        model.manifest,
-                        resize=resize,
-                        crop=crop,
-                        scales=scales,
-                        mirror=mirror,
-                        average=average,
-                    )
-                ),
-            )
-            for model in opened
-        ]
+        members = open_members(
+            [a, b],
+            protocol or ["single-crop"],
+            {"resize": resize, "crop": crop, "scales": scales, "mirror": mirror, "average": average},
+            backend=None,
+            device=device,
+            precision=None,
+            overrides=options.overrides(None, mean, std, labels),
+            options=options.run_options(None, False, False),
+        )
         with progress("comparing", len(source.samples), "images") as advance:
             found = compare_models(
                 members[0],
@@ -108,6 +99,7 @@ def compare(
                 batch_size=batch_size,
                 workers=workers,
                 offload=options.offload(render, decode),
+                image_timeout_s=image_timeout,
                 advance=advance,
             )
     for image in found[0].unreadable:

@@ -7,12 +7,14 @@ kit, or a text file of its pairs, says which synset is meant. Images are matched
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
-from resnet_infer.data.sources import Pixels, Sample, Source
+from resnet_infer.data.samples import Labels as Column
+from resnet_infer.data.samples import Lazy, Sample
+from resnet_infer.data.sources import Pixels, Source
 from resnet_infer.errors import DataError, UsageError
 from resnet_infer.labels import Labels, imagenet1k
 
@@ -32,9 +34,9 @@ def image_number(name: str) -> int | None:
 class Relabelled:
     """A source whose images have another class each: a label a sample, in order."""
 
-    def __init__(self, source: Source, labels: Sequence[str]) -> None:
+    def __init__(self, source: Source, labels: Iterable[str]) -> None:
         self.name = source.name
-        self.samples: Sequence[Sample] = _Samples(source.samples, labels)
+        self.samples: Sequence[Sample] = _Samples(source.samples, Column(labels))
         self.left_out = source.left_out
         self._source = source
 
@@ -43,28 +45,19 @@ class Relabelled:
         return self._source.read(sample)
 
 
-class _Samples(Sequence[Sample]):
-    """Made as they are asked for: the listing may be long and compact."""
+class _Samples(Lazy[Sample]):
+    """Samples with other labels, each made as it is asked for."""
 
-    def __init__(self, samples: Sequence[Sample], labels: Sequence[str]) -> None:
+    def __init__(self, samples: Sequence[Sample], labels: Column) -> None:
         self._samples = samples
         self._labels = labels
 
     def __len__(self) -> int:
         return len(self._samples)
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
+    def at(self, index: int) -> Sample:
+        """See Lazy."""
         return replace(self._samples[index], label=self._labels[index])
-
-    def __iter__(self) -> Iterator[Sample]:
-        for sample, label in zip(self._samples, self._labels, strict=True):
-            yield replace(sample, label=label)
 
 
 def with_ground_truth(source: Source, truth: Path, synsets: Path | None = None) -> Relabelled:
