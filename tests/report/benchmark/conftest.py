@@ -155,12 +155,15 @@ def all_failed() -> BenchRun:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    """Chromium, driven by Playwright; skips where either is missing."""
+    """A window of Chromium, driven by Playwright; skips where either is missing."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if found is None:
         pytest.skip("no chromium, chromium-browser or google-chrome on the path")
     with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"], timeout=120_000)
-        yield started
+        patience_ms = 1_800_000  # a busy machine may stop everything for minutes; what is late is not wrong
+        started = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"], timeout=patience_ms)
+        context = started.new_context()
+        context.set_default_timeout(patience_ms)
+        yield context
         started.close()

@@ -69,7 +69,6 @@ def shown(request: pytest.FixtureRequest, large: BenchRun, browser: Any, tmp_pat
         text = benchmark_page(request.getfixturevalue(request.param))
     write_page(tmp_path / "page.html", text)
     page = browser.new_page()
-    page.set_default_timeout(120_000)
     page.requests, page.complaints = [], []
     page.on("request", lambda request: page.requests.append(request.url))
     page.on("console", lambda message: page.complaints.append(message.text))
@@ -120,7 +119,7 @@ def check_colours(seen: dict[str, Any], scheme: str) -> None:
         assert contrast(colours[f"s{number}"], back) >= 3, number
 
 
-def test_a_full_run_has_every_chart(browser: Any, large: BenchRun, opened: Callable[[str], Any]) -> None:
+def test_a_full_run_has_every_chart(large: BenchRun, opened: Callable[[str], Any]) -> None:
     page = opened(benchmark_page(large))
     for name in ("throughput", "latency", "protocols", "roofline", "end-to-end", "failures", "rows", "environment"):
         assert page.locator(f"nav a[href='#{name}']").count() == 1
@@ -133,7 +132,7 @@ def test_a_full_run_has_every_chart(browser: Any, large: BenchRun, opened: Calla
     assert page.locator("table.rows tbody tr").count() == len(large.rows)
 
 
-def test_rows_sort_without_a_script(browser: Any, large: BenchRun, opened: Callable[[str], Any]) -> None:
+def test_rows_sort_without_a_script(large: BenchRun, opened: Callable[[str], Any]) -> None:
     page = opened(benchmark_page(large))
     assert page.locator("script").count() == 0
 
@@ -185,8 +184,8 @@ def opened(browser: Any, tmp_path: Path) -> Any:
 
     def open_page(text: str) -> Any:
         write_page(tmp_path / "page.html", text)
-        pages.append(browser.new_page(viewport={"width": 1280, "height": 900}))
-        pages[-1].set_default_timeout(120_000)
+        pages.append(browser.new_page())
+        pages[-1].set_viewport_size({"width": 1280, "height": 900})
         pages[-1].goto((tmp_path / "page.html").as_uri())
         return pages[-1]
 
