@@ -24,7 +24,7 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else Ray repeats a driver's `uv run` for every worker
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what it warns of, as a dead worker, is mended
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # a dead worker is mended
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
@@ -44,18 +44,11 @@ TRIES = 3
 """How often a batch is begun. Ray itself would go on for ever with one that ends every actor."""
 TRIES_FOLDER = "_tries"
 
+STRINGS, NUMBERS, SHARES = pa.list_(pa.string()), pa.list_(pa.int32()), pa.list_(pa.float32())
 SCHEMA = pa.schema(
-    [
-        ("index", pa.int64()),
-        ("path", pa.string()),
-        ("model", pa.string()),
-        ("protocol", pa.string()),
-        ("backend", pa.string()),
-        ("top_classes", pa.list_(pa.int32())),
-        ("top_labels", pa.list_(pa.string())),
-        ("top_probs", pa.list_(pa.float32())),
-        ("error", pa.string()),
-    ]
+    {"index": pa.int64()}
+    | dict.fromkeys(("path", "model", "protocol", "backend"), pa.string())
+    | {"top_classes": NUMBERS, "top_labels": STRINGS, "top_probs": SHARES, "error": pa.string()}
 )
 """Of the files written: one row an image, in no order; `index` is its position in the input."""
 
