@@ -4,8 +4,6 @@ A pool of actors, one a GPU or a CPU, each with a model of its own, takes batche
 records, which are written as Parquet while others are still scored. Ray holds no more in memory than what is under
 way, starts an actor anew that died, and repeats its batch. Images are read where they are scored, so files and
 archives must lie where every machine sees them; those that are rows of Parquet files are read by tasks of their own.
-
-Shapes: K classes.
 """
 
 import logging
@@ -85,9 +83,8 @@ def predict_source(source: Source, scoring: Scoring, output: Path, *, actors: in
     """Score the images of a source, which travels to the actors; see `_run`."""
     images = len(source.samples)
     with _cluster():
-        blocks = -(-images // BATCH_IMAGES)
-        rows = ray.data.range(images, override_num_blocks=blocks).rename_columns({"id": "index"})
-        return _run(rows, images, ray.put(source), scoring, output, actors)
+        numbers = ray.data.range(images, override_num_blocks=-(-images // BATCH_IMAGES))
+        return _run(numbers.rename_columns({"id": "index"}), images, ray.put(source), scoring, output, actors)
 
 
 def predict_parquet(files: Sequence[Path], scoring: Scoring, output: Path, *, actors: int | None = None) -> Written:
