@@ -22,7 +22,7 @@ from resnet_infer.specs import Head
 
 TYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(uint8)": torch.uint8}
 ELEMENTS = {torch.float32: TensorProto.FLOAT, torch.float16: TensorProto.FLOAT16, torch.uint8: TensorProto.UINT8}
-MAX_SIZES = 4
+MAX_SIZES = 6
 """Input sizes that get a session of their own on a CPU, each with its own copy of the weights."""
 RUNS_BEFORE = 2
 """Runs of a size before it gets one: opening it costs about as much as a batch."""

@@ -66,7 +66,7 @@ def test_sizes_that_come_often_score_as_those_that_come_once(tmp_path: Path) -> 
     """A size that comes again gets a session of its own; a backend that sees it once never has one."""
     path = tmp_path / "dense.onnx"
     export_onnx(load_checkpoint("resnet20.cifar10"), path, head="dense")
-    sizes = [(32, 32), (32, 40), (40, 32), (36, 36), (44, 33), (33, 44)]
+    sizes = [(32, 32), (32, 40), (40, 32), (36, 36), (44, 33), (33, 44), (38, 32), (32, 38)]
     assert len(sizes) > MAX_SIZES
     often = open_model(str(path), device="cpu").backend
     for turn in range(RUNS_BEFORE + 2):
