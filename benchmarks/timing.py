@@ -1,25 +1,66 @@
 """Sides of a comparison, each in a process of its own, timed in turns."""
 
+import os
+import signal
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing import get_context
 from typing import Any
 
 Call = Callable[..., Any]
-"""call(function, *arguments) in the side's process."""
+"""call(function, *arguments, timeout_s=None) in the side's process."""
+
+
+class SideFailed(RuntimeError):
+    """A side's process ended, or did not answer in time and was ended."""
 
 
 @contextmanager
 def processes(sides: Iterable[str], start: Callable[..., None], *arguments: Any) -> Iterator[dict[str, Call]]:
-    """A fresh process for every side, set up by start(side, *arguments)."""
+    """A fresh process for every side, set up by start(side, *arguments) at its first call.
+
+    A call raises what its function does, and SideFailed if the process is gone or exceeds `timeout_s` seconds. The
+    processes may start processes of their own.
+    """
     with ExitStack() as stack:
-        pools = {side: stack.enter_context(get_context("spawn").Pool(1, start, (side, *arguments))) for side in sides}
-        yield {side: lambda function, *given, pool=pool: pool.apply(function, given) for side, pool in pools.items()}
+        yield {side: stack.enter_context(_process(side, start, arguments)) for side in sides}
+
+
+@contextmanager
+def _process(side: str, start: Callable[..., None], arguments: tuple[Any, ...]) -> Iterator[Call]:
+    pool = ProcessPoolExecutor(1, get_context("spawn"), start, (side, *arguments))
+    pid = 0
+
+    def call(function: Callable[..., Any], *given: Any, timeout_s: float | None = None) -> Any:
+        nonlocal pid
+        try:
+            pid = pid or pool.submit(os.getpid).result(timeout_s)
+            return pool.submit(function, *given).result(timeout_s)
+        except TimeoutError as error:
+            end()
+            raise SideFailed(f"{side}: no answer within {timeout_s:.0f} s") from error
+        except BrokenProcessPool as error:
+            raise SideFailed(f"{side}: its process ended, perhaps for want of memory") from error
+
+    def end() -> None:
+        if pid:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    try:
+        yield call
+    except BaseException:
+        end()  # whatever it is busy with would be waited for
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def compare(
-    sides: Mapping[str, Callable[[], float]], repeats: int, *, images: int, reference: str, target: float
+    sides: Mapping[str, Callable[[], float]], repeats: int, *, images: int, reference: str, target: float | None
 ) -> dict[str, Any]:
     """Have the sides time themselves in turns, after one run of each that does not count.
 

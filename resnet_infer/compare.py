@@ -1,144 +1,240 @@
-"""How far two models are from each other on the same images, through the one scoring path.
+"""Two classifiers on the same images: errors, flips each way, McNemar's test, classes, and where they disagree.
 
-Two files of one network never give the same bits, and a difference of tensors says little of what a user loses. So
-what is measured is what classifiers are used for: the best class, the best five, and the scores in between.
-
-Shapes: N images, K classes.
+Models are scored in one pass with one decode, each in its own preprocessing; predictions that were kept are read.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
 
+from resnet_infer.agreement import Agreeing
+from resnet_infer.alignment import naming, order_between, orders, reorder
 from resnet_infer.backends.load import Model
-from resnet_infer.data.classes import class_indices
+from resnet_infer.data.loader import IMAGE_TIMEOUT_S
+from resnet_infer.data.packing import Offload
 from resnet_infer.data.sources import Source
 from resnet_infer.errors import DataError, UsageError
-from resnet_infer.evaluate import TOP_K, rank_of
+from resnet_infer.evaluate import wilson_interval
+from resnet_infer.labels import Labels
+from resnet_infer.paired import Judged, Pairs, judge, mcnemar_exact
+from resnet_infer.predictions import Identity, Record, open_predictions
 from resnet_infer.protocols import Protocol
-from resnet_infer.score import score
+from resnet_infer.report.comparison import Comparison, Side
+from resnet_infer.score import Member, score_together
 
-SMALLEST = 1e-37
-"""Probabilities below it are taken for it: float32 has few bits left there, and none below 1e-45."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Agreement:
-    """A candidate beside its reference. Shares are 0..1; differences are in units of a logit.
-
-    Logits are taken from the averaged probabilities, log p less its mean over classes: for a single view that is the
-    network's own logits less their mean, which softmax does not see.
-    """
-
-    images: int
-    top1_agreement: float
-    """Share of images with the same best class."""
-    top5_overlap: float
-    """Mean share of the reference's best five that are among the candidate's."""
-    logit_cosine: float
-    """Mean over images of the cosine between the two score vectors."""
-    kl_divergence: float
-    """Mean over images of KL(reference || candidate), in nats."""
-    max_diff: float
-    mean_diff: float
-    p99_diff: float
-    """Largest, mean and 99th percentile of the absolute difference of a logit."""
-    reference_errors: int | None = None
-    candidate_errors: int | None = None
-    """Top-1 errors; None where the images have no classes."""
-
-    @property
-    def top1_drop(self) -> float | None:
-        """Points of top-1 error that the candidate makes more than the reference; negative if it makes fewer."""
-        if self.reference_errors is None or self.candidate_errors is None:
-            return None
-        return 100 * (self.candidate_errors - self.reference_errors) / self.images
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, with the drop."""
-        return asdict(self) | {"top1_drop": self.top1_drop}
+OnUnreadable = Literal["fail", "skip"]
 
 
-def compare(
-    reference: Model,
-    candidate: Model,
-    protocol: Protocol,
+def compare_models(
+    a: Member,
+    b: Member,
     source: Source,
     *,
+    on_error: OnUnreadable = "fail",
+    batch_size: int | None = None,
+    workers: int | None = None,
+    offload: Offload = "nothing",
+    image_timeout_s: float | None = None,
     advance: Callable[[float], None] = lambda images: None,
-) -> Agreement:
-    """Score every image with both models; `advance` is called with 1 after every image and model.
+) -> list[Comparison]:
+    """Any two classifiers of the same classes in one pass with one decode: a comparison a protocol, in their order.
 
-    Raises UsageError if the models have other classes, DataError if an image cannot be read or classes do not match.
+    Images that cannot be read end it (`fail`) or are named and left out (`skip`). With `skip` or an `image_timeout_s`
+    they are decoded in worker processes, which may crash. `advance` is called with 1 after every image. Raises
+    UsageError if the classes are not the same, DataError if they are not the source's.
     """
-    a, b = reference.manifest.spec, candidate.manifest.spec
-    if a.classes != b.classes:
-        raise UsageError(
-            f"{reference.name} has {a.classes} classes and {candidate.name} {b.classes}: not two forms of one model"
-        )
-    truth = truth_of(reference, source)
-    indices = range(len(source.samples))
-    return agreement(
-        probabilities(reference, protocol, source, indices, advance),
-        probabilities(candidate, protocol, source, indices, advance),
-        truth,
-    )
-
-
-def truth_of(model: Model, source: Source) -> Sequence[int] | None:
-    """The class of every image, or None if the source states none for any."""
-    if all(sample.label is None for sample in source.samples):
-        return None
-    return class_indices(source, model.manifest.labels, model.manifest.spec.classes)
-
-
-def probabilities(
-    model: Model,
-    protocol: Protocol,
-    source: Source,
-    indices: Sequence[int],
-    advance: Callable[[float], None] = lambda images: None,
-) -> Tensor:
-    """The protocol's probabilities of these images in order, p_NK; raises DataError naming one that cannot be read."""
-    place = {index: row for row, index in enumerate(indices)}
-    p_NK = torch.empty(len(indices), model.manifest.spec.classes)
-    for result in score(model, [protocol], source, indices=indices):
+    if on_error not in get_args(OnUnreadable):
+        raise UsageError(f"--on-error '{on_error}' is not one of {', '.join(get_args(OnUnreadable))}")
+    if [p.name for p in a.protocols] != [p.name for p in b.protocols]:
+        raise ValueError("both sides of a comparison are scored under the same protocols")
+    if on_error == "skip":
+        image_timeout_s = image_timeout_s or IMAGE_TIMEOUT_S
+    truth, (_, order) = orders([a.model, b.model], source)
+    labels = a.model.manifest.labels or (b.model.manifest.labels if truth is None else None)  # in a's order
+    name_of = naming(labels, source, truth)
+    pairs = [Pairs(name_of) for _ in a.protocols]
+    agreeing = [Agreeing(len(source.samples), a.model.manifest.spec.classes) for _ in a.protocols]
+    unreadable: dict[int, str] = {}
+    begun = time.perf_counter()
+    for result in score_together(
+        [a, b],
+        source,
+        batch_size=batch_size,
+        workers=workers,
+        offload=offload,
+        image_timeout_s=image_timeout_s,
+    ):
+        path = source.samples[result.index].name
         if result.probs_PK is None:
-            raise DataError(f"{source.samples[result.index].name}: {result.error}; leave it out of the comparison")
-        p_NK[place[result.index]] = result.probs_PK[0]
+            if on_error == "fail":
+                raise DataError(f"{path}: {result.error}. --on-error skip leaves such images out, and names them")
+            unreadable[result.index] = result.error
+        else:
+            true = None if truth is None else truth[result.index]
+            a_PK, b_PK = result.probs_PK[: len(pairs)], result.probs_PK[len(pairs) :]
+            for number, (a_K, b_K) in enumerate(zip(a_PK, reorder(b_PK, order), strict=True)):
+                pairs[number].add(result.index, path, true, judge(a_K, true), judge(b_K, true))
+                agreeing[number].add(a_K, b_K)
         advance(1)
-    return p_NK
+    seconds = time.perf_counter() - begun
+    left_out = [(source.samples[index].name, error) for index, error in sorted(unreadable.items())]
+    return [
+        _compared(
+            protocol=protocol.name,
+            data=source.name,
+            sides=tuple(_side_of(member.model, member.protocols[number]) for member in (a, b)),
+            pairs=pairs[number],
+            agreeing=agreeing[number],
+            unreadable=left_out,
+            seconds=seconds,
+        )
+        for number, protocol in enumerate(a.protocols)
+    ]
 
 
-def agreement(reference_NK: Tensor, candidate_NK: Tensor, truth: Sequence[int] | None = None) -> Agreement:
-    """Compare two sets of probabilities of the same images in the same order."""
-    a_NK, b_NK = _log(reference_NK), _log(candidate_NK)
-    x_NK, y_NK = a_NK - a_NK.mean(1, keepdim=True), b_NK - b_NK.mean(1, keepdim=True)
-    difference = (x_NK - y_NK).abs().flatten()
-    k = min(TOP_K, a_NK.shape[1])
-    best_Nk, found_Nk = a_NK.topk(k).indices, b_NK.topk(k).indices
-    overlap = (best_Nk[:, :, None] == found_Nk[:, None, :]).any(2).double().mean()
-    return Agreement(
-        images=len(a_NK),
-        top1_agreement=float((a_NK.argmax(1) == b_NK.argmax(1)).double().mean()),
-        top5_overlap=float(overlap),
-        logit_cosine=float(torch.nn.functional.cosine_similarity(x_NK, y_NK).mean()),
-        kl_divergence=float((a_NK.exp() * (a_NK - b_NK)).sum(1).mean().clamp(min=0)),
-        max_diff=float(difference.max()),
-        mean_diff=float(difference.mean()),
-        p99_diff=float(difference.kthvalue(-(-99 * difference.numel() // 100)).values),
-        reference_errors=None if truth is None else errors(reference_NK, truth),
-        candidate_errors=None if truth is None else errors(candidate_NK, truth),
+def compare_predictions(a: Path, b: Path, protocols: Sequence[str] = ()) -> list[Comparison]:
+    """Two predictions files of the same data: a comparison a protocol, those of `protocols` or all that both have.
+
+    Images that either could not read are named and left out. Measures of the scores need files with all
+    probabilities. Raises UsageError for files that do not belong together, DataError for damaged ones.
+    """
+    (first, a_records), (second, b_records) = open_predictions(a), open_predictions(b)
+    if first.data_sha256 != second.data_sha256 or first.images != second.images:
+        raise UsageError(
+            f"{a} and {b} are of different data: {first.data}, {first.images} images, and {second.data}, "
+            f"{second.images} (their listings differ); evaluate both models on the same"
+        )
+    if first.classes != second.classes:
+        raise UsageError(f"{a} has {first.classes} classes and {b} {second.classes}: not comparable")
+    wanted = protocols or [name for name in first.protocol_names if name in second.protocol_names]
+    if not wanted or not {*first.protocol_names} & {*second.protocol_names} >= set(wanted):
+        raise UsageError(
+            f"{a} has {', '.join(first.protocol_names)} and {b} {', '.join(second.protocol_names)}: "
+            f"{'no ' + ', '.join(protocols) if protocols else 'nothing'} that both have"
+        )
+    labels = [Labels(names=tuple(identity.labels)) if identity.labels else None for identity in (first, second)]
+    order = order_between(labels[0], labels[1], (str(a), str(b)))
+    back = {theirs: own for own, theirs in enumerate(order or range(first.classes))}
+    names = labels[0] or labels[1]
+    seen: dict[int, str | None] = {}  # by the data, where neither model says them
+    pairs = [Pairs((lambda index: names.names[index]) if names else seen.get) for _ in wanted]
+    full = first.probabilities and second.probabilities
+    agreeing = [Agreeing(first.images, first.classes) for _ in wanted] if full else []
+    unreadable: dict[int, tuple[str, str]] = {}
+    for own, other in zip(
+        _by_image(a_records, len(first.protocols)), _by_image(b_records, len(second.protocols)), strict=True
+    ):
+        for number, name in enumerate(wanted):
+            x, y = own[name], other[name]
+            if x.error or y.error:
+                unreadable[x.index] = (x.name, x.error or y.error)
+                continue
+            if x.truth is not None:
+                seen.setdefault(x.truth, x.label)
+            if x.truth != (None if y.truth is None else back[y.truth]):
+                raise UsageError(f"{a} and {b} do not mean the same classes: {x.name} is {x.truth} and {y.truth}")
+            pairs[number].add(x.index, x.name, x.truth, _judged(x), _judged(y, back))
+            if x.probs_K is not None and y.probs_K is not None:
+                agreeing[number].add(torch.from_numpy(x.probs_K), reorder(torch.from_numpy(y.probs_K), order))
+    return [
+        _compared(
+            protocol=name,
+            data=first.data,
+            sides=(_recorded_side(first, name), _recorded_side(second, name)),
+            pairs=pairs[number],
+            agreeing=agreeing[number] if full else None,
+            unreadable=[unreadable[index] for index in sorted(unreadable)],
+            seconds=None,
+        )
+        for number, name in enumerate(wanted)
+    ]
+
+
+def _by_image(records: Iterator[Record], protocols: int) -> Iterator[dict[str, Record]]:
+    waiting: dict[str, Record] = {}
+    for record in records:
+        waiting[record.protocol] = record
+        if len(waiting) == protocols:
+            yield waiting
+            waiting = {}
+
+
+def _judged(record: Record, back: dict[int, int] | None = None) -> Judged:
+    top = tuple(record.top_classes)
+    return Judged(tuple(back[index] for index in top) if back else top, record.top_probs[0], record.rank)
+
+
+def _side_of(model: Model, protocol: Protocol) -> dict[str, str]:
+    info = model.backend.info
+    return {
+        "model": model.name,
+        "architecture": model.manifest.spec.name,
+        "backend": info.name,
+        "device": info.device,
+        "precision": info.precision,
+        "views": protocol.describe(),
+    }
+
+
+def _recorded_side(identity: Identity, name: str) -> dict[str, str]:
+    (fields,) = (protocol for protocol in identity.protocols if protocol["name"] == name)
+    try:
+        views = Protocol(**{**fields, "scales": tuple(fields["scales"])}).describe()
+    except (TypeError, KeyError) as error:
+        raise DataError(f"predictions of {identity.model}: the protocol {name} is damaged ({error})") from error
+    kept = ("model", "architecture", "backend", "device", "precision")
+    return {key: getattr(identity, key) for key in kept} | {"views": views}
+
+
+def _compared(
+    *,
+    protocol: str,
+    data: str,
+    sides: Sequence[dict[str, str]],
+    pairs: Pairs,
+    agreeing: Agreeing | None,
+    unreadable: Sequence[tuple[str, str]],
+    seconds: float | None,
+) -> Comparison:
+    if not pairs.images:
+        raise DataError(f"{data}: no image that both could read")
+    known = not pairs.outcomes[""]
+    only_a, only_b = pairs.outcomes["only A right"], pairs.outcomes["only B right"]
+    measures: dict[str, Any] = {"top1_agreement": pairs.top1_agreement, "top5_overlap": pairs.top5_overlap}
+    if agreeing:
+        kept = ("logit_cosine", "kl_divergence", "max_diff", "mean_diff", "p99_diff")
+        measured = agreeing.result()
+        measures |= {name: getattr(measured, name) for name in kept}
+    return Comparison(
+        protocol=protocol,
+        data=data,
+        images=pairs.images,
+        a=_side("a", sides[0], pairs, known),
+        b=_side("b", sides[1], pairs, known),
+        both_right=pairs.outcomes["both right"] if known else None,
+        only_a_right=only_a if known else None,
+        only_b_right=only_b if known else None,
+        both_wrong=pairs.outcomes["both wrong"] if known else None,
+        mcnemar_p=mcnemar_exact(only_a, only_b) if known else None,
+        agreement=measures,
+        classes=pairs.classes(),
+        disagreements=sorted(pairs.disagreements, key=lambda image: image.index),
+        unreadable=[{"path": path, "error": error} for path, error in unreadable],
+        seconds=None if seconds is None else round(seconds, 3),
     )
 
 
-def errors(p_NK: Tensor, truth: Sequence[int]) -> int:
-    """Top-1 errors, counted as `evaluate` counts them."""
-    return sum(rank_of(label, p_K) >= 1 for label, p_K in zip(truth, p_NK, strict=True))
-
-
-def _log(p_NK: Tensor) -> Tensor:
-    return p_NK.double().clamp(min=SMALLEST).log()
+def _side(name: str, of: dict[str, str], pairs: Pairs, known: bool) -> Side:
+    top1, top5 = pairs.top1_errors(name), pairs.top5_errors[name]
+    low, high = wilson_interval(top1, pairs.images)
+    return Side(
+        **of,
+        top1_errors=top1 if known else None,
+        top5_errors=top5 if known else None,
+        top1_err=round(100 * top1 / pairs.images, 4) if known else None,
+        top5_err=round(100 * top5 / pairs.images, 4) if known else None,
+        top1_err_ci95=(round(low, 4), round(high, 4)) if known else None,
+    )

@@ -32,13 +32,13 @@ class Labels:
 
         Raises DataError that lists the folders without a class.
         """
-        keys = [_key(name) for name in self.names]
+        keys = [folded(name) for name in self.names]
         shared = {key for key, times in Counter(keys).items() if times > 1}  # such a name says nothing
         table = {key: index for index, key in enumerate(keys) if key not in shared}
         table |= {identifier: index for index, identifier in enumerate(self.ids)}
-        if all(folder.isdecimal() for folder in folders) and not any(_key(f) in table for f in folders):
+        if all(folder.isdecimal() for folder in folders) and not any(folded(f) in table for f in folders):
             table |= {folder: int(folder) for folder in folders if int(folder) < len(self.names)}
-        found = {f: table[k] for f in folders for k in (_key(f), f) if k in table}  # an id wins
+        found = {f: table[k] for f in folders for k in (folded(f), f) if k in table}  # an id wins
         missing = [folder for folder in folders if folder not in found]
         if missing:
             raise DataError(
@@ -112,7 +112,8 @@ def default_labels(classes: int, stem: str) -> Labels | None:
     return imagenet1k() if (classes, stem) == (1000, "imagenet") else None
 
 
-def _key(name: str) -> str:
+def folded(name: str) -> str:
+    """A name without its case and its separators, by which names are matched."""
     return name.casefold().replace("_", " ").replace("-", " ").strip()
 
 

@@ -23,6 +23,7 @@ def predict(
     batch_size: int | None = None,
     workers: int | None = None,
     offload: Offload = "nothing",
+    image_timeout_s: float | None = None,
 ) -> Iterator[Prediction]:
     """One record an image, of all or of those at `indices`, in their order, each once it and all before it are done.
 
@@ -34,7 +35,16 @@ def predict(
     waiting: dict[int, Prediction] = {}
     order = iter(range(len(source.samples)) if indices is None else indices)
     due = next(order, None)
-    results = score(model, [protocol], source, indices=indices, batch_size=batch_size, workers=workers, offload=offload)
+    results = score(
+        model,
+        [protocol],
+        source,
+        indices=indices,
+        batch_size=batch_size,
+        workers=workers,
+        offload=offload,
+        image_timeout_s=image_timeout_s,
+    )
     for result in results:
         path = source.samples[result.index].name
         if result.probs_PK is None:

@@ -15,7 +15,7 @@ import torch
 from resnet_infer.backends.load import Model
 from resnet_infer.backends.transfer import Upload
 from resnet_infer.batching import Arrivals, Batcher, Scored
-from resnet_infer.data.loader import auto_workers, load
+from resnet_infer.data.loader import IMAGE_TIMEOUT_S, auto_workers, load
 from resnet_infer.data.packing import Offload
 from resnet_infer.data.render import distinct_tiles
 from resnet_infer.data.sources import Source
@@ -46,12 +46,14 @@ def score(
     batch_size: int | None = None,
     workers: int | None = None,
     offload: Offload = "nothing",
+    image_timeout_s: float | None = None,
 ) -> Iterator[Scored]:
     """Score images (all, or those of `indices`) under every protocol; results come as they are finished.
 
     `batch_size` counts tiles of the model's native size and bounds every batch by the same number of pixels; it is
     halved when the device runs out of memory. `offload` says what of preparing the images the device does; pixels
-    may then differ by a level. No score depends on batch size, workers or order.
+    may then differ by a level. An `image_timeout_s` has images decoded in worker processes, where one that crashes or
+    hangs costs itself alone. No score depends on batch size, workers or order.
 
     Raises UsageError if the model's head or input shape cannot serve a protocol, BackendError if a score is not a
     number, OutOfMemory if a single tile does not fit.
@@ -63,6 +65,7 @@ def score(
         batch_size=batch_size,
         workers=workers,
         offload=offload,
+        image_timeout_s=image_timeout_s,
     )
 
 
@@ -74,6 +77,7 @@ def score_together(
     batch_size: int | None = None,
     workers: int | None = None,
     offload: Offload = "nothing",
+    image_timeout_s: float | None = None,
 ) -> Iterator[Scored]:
     """Score every image with several models over one decode; see `score`.
 
@@ -87,7 +91,7 @@ def score_together(
     classes = _common("have equally many classes", {member.model.manifest.spec.classes for member in members})
     indices = range(len(source.samples)) if indices is None else indices
     kind = "cuda" if device.startswith("cuda") else "cpu"
-    workers = auto_workers(len(indices), kind) if workers is None else workers
+    workers = auto_workers(len(indices), kind, image_timeout_s is not None) if workers is None else workers
     protocols = tuple(protocol for member in members for protocol in member.protocols)
     arrivals = Arrivals(len(members), len(protocols), classes)
     batchers = []
@@ -97,7 +101,8 @@ def score_together(
         first = sum(len(earlier.protocols) for earlier in members[:number])
         batchers.append(Batcher(member.model.backend, member.protocols, first, arrivals, pixels))
     upload = Upload(torch.device(device))
-    for image in load(source, protocols, indices, workers, offload=offload, upload=upload):
+    limit_s = image_timeout_s or IMAGE_TIMEOUT_S
+    for image in load(source, protocols, indices, workers, limit_s, offload=offload, upload=upload):
         if image.error:
             yield Scored(index=image.index, probs_PK=None, error=image.error)
             continue

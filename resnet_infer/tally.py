@@ -4,12 +4,15 @@ Shapes: P protocols, K classes.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from resnet_infer.data.sources import Sample
+from resnet_infer.errors import UsageError
+from resnet_infer.metrics import Metrics
 from resnet_infer.protocols import Protocol
 from resnet_infer.records import TOP_K, Record
 
@@ -24,15 +27,27 @@ class Tally:
     top5_errors: int = 0
     unreadable: dict[int, str] = field(default_factory=dict)
     """Why images could not be read, by index."""
+    metrics: Metrics | None = None
+    """What is more than errors, where it is wanted; over the images that could be read."""
+    real: Sequence[Collection[int]] | None = None
+    """Every image's ReaL labels, of which the metrics then say the error."""
 
     def add(self, record: Record) -> None:
-        """Count one image."""
+        """Count one image; UsageError for a record of earlier that lacks the probabilities that metrics need."""
         if record.rank is None:
             self.unreadable[record.index] = record.error
             return
         self.images += 1
         self.top1_errors += record.rank >= 1
         self.top5_errors += record.rank >= TOP_K
+        if self.metrics:
+            if record.probs_K is None or record.truth is None:
+                raise UsageError(
+                    "--metrics needs every class's probability, which the records there do not have; "
+                    "go on without --metrics, or start anew with --probabilities"
+                )
+            real = self.real[record.index] if self.real else None
+            self.metrics.add(record.truth, torch.from_numpy(record.probs_K), real)
 
     def merge(self, other: "Tally") -> None:
         """Add the images of another process."""
@@ -40,6 +55,8 @@ class Tally:
         self.top1_errors += other.top1_errors
         self.top5_errors += other.top5_errors
         self.unreadable |= other.unreadable
+        if self.metrics and other.metrics:
+            self.metrics.merge(other.metrics)
 
 
 def records_of(

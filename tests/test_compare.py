@@ -1,230 +1,244 @@
-"""Agreement of two models: every number from its formula, image by image, and errors as an evaluation counts them."""
+"""Comparing two classifiers: counts of two evaluations, one decode, classes in any order, and kept predictions."""
 
-import math
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from torch import Tensor
+from scipy.stats import binomtest
 
+from resnet_infer.agreement import agreement
 from resnet_infer.backends.load import Model
-from resnet_infer.compare import Agreement, agreement, compare
-from resnet_infer.data.sources import Source, open_source
+from resnet_infer.compare import compare_models, compare_predictions
+from resnet_infer.data.sources import Sample, Source, open_source
 from resnet_infer.errors import DataError, UsageError
-from resnet_infer.evaluate import evaluate
+from resnet_infer.evaluate import evaluate, rank_of
 from resnet_infer.labels import Labels
 from resnet_infer.model.resnet import ResNet
-from resnet_infer.protocols import multi_scale, single_crop
-from resnet_infer.score import DEFAULT_BATCH
+from resnet_infer.prediction_files import format_of
+from resnet_infer.protocols import Protocol, single_crop, ten_crop
+from resnet_infer.records import Identity, Record
+from resnet_infer.score import Member, score
 
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
-NAMES = ("the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "twice")
-LABELS = Labels(names=NAMES)
-COUNT = 30
-CROP = single_crop(40, 32)
-
-
-def by_formula(reference: Sequence[Sequence[float]], candidate: Sequence[Sequence[float]]) -> dict[str, float]:
-    """Every measure in plain Python, one image after another."""
-    same, overlaps, cosines, divergences, differences = 0, [], [], [], []
-    for p, q in zip(reference, candidate, strict=True):
-        classes = range(len(p))
-        a, b = sorted(classes, key=lambda k: -p[k]), sorted(classes, key=lambda k: -q[k])
-        same += a[0] == b[0]
-        overlaps.append(len(set(a[:5]) & set(b[:5])) / len(a[:5]))
-        x, y = [math.log(value) for value in p], [math.log(value) for value in q]
-        divergences.append(sum(p[k] * (x[k] - y[k]) for k in classes))
-        x, y = [value - sum(x) / len(x) for value in x], [value - sum(y) / len(y) for value in y]
-        dot = sum(x[k] * y[k] for k in classes)
-        cosines.append(dot / math.sqrt(sum(value**2 for value in x) * sum(value**2 for value in y)))
-        differences += [abs(x[k] - y[k]) for k in classes]
-    images = len(reference)
-    return {
-        "images": images,
-        "top1_agreement": same / images,
-        "top5_overlap": sum(overlaps) / images,
-        "logit_cosine": sum(cosines) / images,
-        "kl_divergence": sum(divergences) / images,
-        "max_diff": max(differences),
-        "mean_diff": sum(differences) / len(differences),
-        "p99_diff": float(np.percentile(differences, 99, method="inverted_cdf")),
-    }
-
-
-def softmaxes(images: int, classes: int, seed: int) -> Tensor:
-    return (2 * torch.randn(images, classes, generator=torch.Generator().manual_seed(seed))).softmax(1)
-
-
-def measures(found: Agreement) -> dict[str, float]:
-    return {key: value for key, value in asdict(found).items() if not key.endswith("errors")}
+NAMES = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen", "ibis", "jay")
+ORDER = (3, 1, 0, 2, 9, 8, 7, 6, 5, 4)
+"""Class k of the model whose classes are shuffled is NAMES[ORDER[k]]."""
+COUNT = 60
+A = (single_crop(40, 32), ten_crop(41, 32))
+B = (single_crop(36, 32, "bicubic"), ten_crop(41, 32))
+"""B resizes to another size, by another interpolation."""
 
 
 @pytest.fixture(scope="module")
-def images(picture: Callable[..., Picture]) -> list[tuple[int, Picture]]:
-    classes = np.random.default_rng(4).integers(0, 10, COUNT).tolist()
-    return [(true, picture(40 + seed % 3, 45 - seed % 4, seed)) for seed, true in enumerate(classes)]
-
-
-@pytest.fixture(scope="module")
-def labelled(images: list[tuple[int, Picture]], encode: Any, tmp_path_factory: pytest.TempPathFactory) -> Source:
+def source(picture: Callable[..., Picture], encode: Any, tmp_path_factory: pytest.TempPathFactory) -> Source:
     path = tmp_path_factory.mktemp("data") / "labelled.zip"
+    classes = np.random.default_rng(4).integers(0, 10, COUNT).tolist()
     with zipfile.ZipFile(path, "w") as archive:
-        for number, (true, pixels) in enumerate(images):
-            archive.writestr(f"{NAMES[true]}/{number:02}.png", encode(pixels))
+        for number, true in enumerate(classes):
+            archive.writestr(f"{NAMES[true]}/{number:02}.png", encode(picture(40 + number % 3, 45, number)))
     return open_source(path)
 
 
 @pytest.fixture(scope="module")
-def unlabelled(
-    images: list[tuple[int, Picture]], encode: Any, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[list[int]], Source]:
-    """unlabelled(order): these images as a list file in this order."""
-    folder = tmp_path_factory.mktemp("list")
-    for number, (_, pixels) in enumerate(images):
-        (folder / f"{number}.png").write_bytes(encode(pixels))
-
-    def listed(order: list[int]) -> Source:
-        path = folder / "images.txt"
-        path.write_text("".join(f"{number}.png\n" for number in order))
-        return open_source(path)
-
-    return listed
+def a(small_net: ResNet, model_of: Callable[..., Model]) -> Model:
+    return model_of(small_net, Labels(names=NAMES))
 
 
 @pytest.fixture(scope="module")
-def changed(small_net: ResNet) -> dict[str, Tensor]:
-    """Weights far enough from the net's to change some best classes, but not all."""
+def weights(small_net: ResNet) -> torch.Tensor:
     noise = torch.randn(small_net.fc.weight.shape, generator=torch.Generator().manual_seed(5))
-    return {"fc__weight": small_net.fc.weight.detach() + 0.1 * noise}
+    return small_net.fc.weight.detach() + 0.15 * noise
 
 
 @pytest.fixture(scope="module")
-def reference(small_net: ResNet, model_of: Callable[..., Model]) -> Model:
-    return model_of(small_net, LABELS)
+def b(small_net: ResNet, model_of: Callable[..., Model], weights: torch.Tensor) -> Model:
+    return model_of(small_net, Labels(names=NAMES), fc__weight=weights)
 
 
 @pytest.fixture(scope="module")
-def candidate(small_net: ResNet, model_of: Callable[..., Model], changed: dict[str, Tensor]) -> Model:
-    return model_of(small_net, LABELS, **changed)
+def shuffled(small_net: ResNet, model_of: Callable[..., Model], weights: torch.Tensor) -> Model:
+    """The same classifier as b, with its classes in another order."""
+    labels = Labels(names=tuple(NAMES[at] for at in ORDER))
+    bias = small_net.fc.bias.detach()[list(ORDER)]
+    return model_of(small_net, labels, fc__weight=weights[list(ORDER)], fc__bias=bias)
 
 
-@given(st.integers(1, 40), st.sampled_from([2, 3, 5, 6, 10, 21]), st.integers(0, 99))
-def test_every_measure_is_its_formula_image_by_image(images: int, classes: int, seed: int) -> None:
-    p_NK, q_NK = softmaxes(images, classes, seed), softmaxes(images, classes, seed + 1)
-    found = agreement(p_NK, q_NK)
-    assert measures(found) == pytest.approx(by_formula(p_NK.tolist(), q_NK.tolist()), rel=1e-9, abs=1e-12)
-    assert (found.reference_errors, found.candidate_errors, found.top1_drop) == (None, None, None)
+def scores(model: Model, protocol: Protocol, source: Source) -> list[torch.Tensor]:
+    results = sorted(score(model, [protocol], source), key=lambda result: result.index)
+    return [result.probs_PK[0] for result in results if result.probs_PK is not None]
 
 
-def test_models_are_compared_by_their_scores_on_every_image(
-    reference: Model,
-    candidate: Model,
-    images: list[tuple[int, Picture]],
-    labelled: Source,
-    small_net: ResNet,
-    changed: dict[str, Tensor],
-    naive: Any,
-) -> None:
-    order = [int(Path(sample.name).stem) for sample in labelled.samples]
-    other = type(small_net)(small_net.spec).eval()
-    other.load_state_dict(dict(small_net.state_dict()) | {"fc.weight": changed["fc__weight"]})
-    scores = [[naive(net).single_crop(images[n][1], 40, 32).tolist() for n in order] for net in (small_net, other)]
-    expected = by_formula(*scores)
-    assert 0.3 < expected["top1_agreement"] < 1
-    assert 0.3 < expected["top5_overlap"] < 1
-    assert measures(compare(reference, candidate, CROP, labelled)) == pytest.approx(expected, rel=1e-3, abs=1e-5)
+def test_counts_are_those_of_two_evaluations_and_of_every_image(a: Model, b: Model, source: Source) -> None:
+    found = compare_models(Member(a, A), Member(b, B), source)
+    for own, other, c in zip(A, B, found, strict=True):
+        (first,), (second,) = evaluate(a, [own], source), evaluate(b, [other], source)
+        for side, row in ((c.a, first), (c.b, second)):
+            assert (side.top1_errors, side.top5_errors) == (row.top1_errors, row.top5_errors)
+            assert (side.top1_err, side.top1_err_ci95, side.views) == (row.top1_err, row.top1_err_ci95, row.views)
+        truth = [NAMES.index(str(sample.label)) for sample in source.samples]
+        p, q = scores(a, own, source), scores(b, other, source)
+        flips = [(rank_of(t, x) == 0, rank_of(t, y) == 0) for t, x, y in zip(truth, p, q, strict=True)]
+        assert c.only_a_right == flips.count((True, False)) > 0
+        assert c.only_b_right == flips.count((False, True)) > 0
+        assert (c.both_right, c.both_wrong) == (flips.count((True, True)), flips.count((False, False)))
+        assert c.mcnemar_p == pytest.approx(binomtest(c.only_a_right, c.only_a_right + c.only_b_right).pvalue, rel=1e-9)
+        expected = agreement(torch.stack(p), torch.stack(q))
+        for name, value in c.agreement.items():
+            assert value == pytest.approx(getattr(expected, name), rel=1e-4, abs=1e-6)
+        differing = [at for at in range(COUNT) if p[at].argmax() != q[at].argmax()]
+        assert [image.index for image in c.disagreements] == differing
+        for image in c.disagreements:
+            assert image.path == source.samples[image.index].name
+            assert image.truth_label == source.samples[image.index].label
+            assert (image.a_label, image.b_label) == (NAMES[image.a_class], NAMES[image.b_class])
+            assert image.a_prob == pytest.approx(float(p[image.index].max()), abs=1e-5)
+        assert c.images == COUNT
 
 
-@pytest.mark.parametrize("protocol", [CROP, multi_scale((32, 40))], ids=lambda protocol: str(protocol.name))
-def test_errors_and_drop_are_those_of_two_evaluations(
-    reference: Model, candidate: Model, labelled: Source, protocol: Any
-) -> None:
-    (first,), (second,) = (evaluate(model, [protocol], labelled) for model in (reference, candidate))
-    assert first.top1_errors != second.top1_errors
-    found = compare(reference, candidate, protocol, labelled)
-    assert (found.reference_errors, found.candidate_errors) == (first.top1_errors, second.top1_errors)
-    assert found.top1_drop == pytest.approx(second.top1_err - first.top1_err, abs=1e-3)
-    assert found.to_dict()["top1_drop"] == found.top1_drop
-    assert found.images == COUNT
+def test_the_order_of_classes_does_not_matter(a: Model, b: Model, shuffled: Model, source: Source) -> None:
+    (expected,), (found,) = (compare_models(Member(a, A[:1]), Member(other, B[:1]), source) for other in (b, shuffled))
+    for one, other in zip(expected.disagreements, found.disagreements, strict=True):
+        assert replace(one, a_prob=0, b_prob=0) == replace(other, a_prob=0, b_prob=0)
+    assert replace(found, seconds=0, disagreements=(), agreement={}) == replace(
+        expected, seconds=0, disagreements=(), agreement={}
+    )
+    assert found.agreement == pytest.approx(dict(expected.agreement), rel=1e-4)
 
 
-def test_a_tie_with_the_true_class_is_an_error_as_in_an_evaluation(
-    reference: Model, labelled: Source, small_net: ResNet, model_of: Callable[..., Model]
-) -> None:
-    constant = model_of(small_net, LABELS, fc__weight=torch.zeros(10, 64), fc__bias=torch.zeros(10))
-    assert compare(reference, constant, CROP, labelled).candidate_errors == COUNT
-    p_NK = torch.tensor([[0.4, 0.4, 0.2], [0.5, 0.3, 0.2], [0.2, 0.2, 0.6]])
-    assert agreement(p_NK, p_NK, [0, 0, 0]).reference_errors == 2
-    assert agreement(p_NK, p_NK, [1, 1, 2]).candidate_errors == 2
+def test_every_image_is_read_once(a: Model, b: Model, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    original = type(source).read
 
+    def counting(self: Source, sample: Sample) -> Any:
+        read.append(sample.name)
+        return original(self, sample)
 
-def test_a_model_agrees_with_itself_in_everything(reference: Model, labelled: Source) -> None:
-    found = compare(reference, reference, CROP, labelled)
-    assert (found.top1_agreement, found.top5_overlap, found.kl_divergence) == (1, 1, 0)
-    assert (found.max_diff, found.mean_diff, found.p99_diff, found.top1_drop) == (0, 0, 0, 0)
-    assert found.logit_cosine == pytest.approx(1, abs=1e-9)
-
-
-def test_scores_that_are_exactly_zero_give_finite_measures() -> None:
-    sure, other = torch.eye(4), torch.eye(4).flip(0)
-    found = agreement(sure, other)
-    assert all(math.isfinite(value) for value in measures(found).values())
-    assert found.kl_divergence > 80
-    assert found.top1_agreement == 0
-    assert agreement(sure, sure).kl_divergence == 0
-
-
-def test_order_and_batch_size_do_not_matter(
-    reference: Model,
-    candidate: Model,
-    unlabelled: Callable[[list[int]], Source],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    order = list(range(COUNT))
-    expected = measures(compare(reference, candidate, CROP, unlabelled(order)))
-    assert expected["top1_agreement"] < 1
-    shuffled = np.random.default_rng(0).permutation(order).tolist()
-    for batch in (1, 7, 64):
-        monkeypatch.setitem(DEFAULT_BATCH, ("cpu", "cifar"), batch)
-        found = measures(compare(reference, candidate, CROP, unlabelled(shuffled)))
-        assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
-
-
-def test_without_classes_there_are_no_errors_and_every_image_advances_twice(
-    reference: Model, candidate: Model, unlabelled: Callable[[list[int]], Source]
-) -> None:
+    monkeypatch.setattr(type(source), "read", counting)
     advanced: list[float] = []
-    found = compare(reference, candidate, CROP, unlabelled(list(range(9))), advance=advanced.append)
-    assert (found.reference_errors, found.candidate_errors, found.top1_drop) == (None, None, None)
-    assert sum(advanced) == 18
+    compare_models(Member(a, A), Member(b, B), source, workers=0, advance=advanced.append)
+    assert sorted(read) == sorted(sample.name for sample in source.samples)
+    assert sum(advanced) == COUNT
 
 
-def test_an_unreadable_image_is_named(reference: Model, candidate: Model, labelled: Source, tmp_path: Path) -> None:
+def test_unreadable_images_are_named(a: Model, b: Model, source: Source, tmp_path: Path) -> None:
     path = tmp_path / "damaged.zip"
-    path.write_bytes(Path(labelled.name).read_bytes())
+    path.write_bytes(Path(source.name).read_bytes())
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("fox/broken.jpg", b"\xff\xd8\xff broken")
-    with pytest.raises(DataError, match=r"fox/broken\.jpg"):
-        compare(reference, candidate, CROP, open_source(path))
+    damaged = open_source(path)
+    with pytest.raises(DataError, match=r"fox/broken\.jpg.*--on-error skip"):
+        compare_models(Member(a, A), Member(b, B), damaged)
+    (found,) = compare_models(Member(a, A[:1]), Member(b, B[:1]), damaged, on_error="skip")
+    (expected,) = compare_models(Member(a, A[:1]), Member(b, B[:1]), source)
+    assert [image["path"] for image in found.unreadable] == ["fox/broken.jpg"]
+    assert (found.images, found.a.top1_errors, found.classes) == (COUNT, expected.a.top1_errors, expected.classes)
+    with pytest.raises(UsageError, match="fail, skip"):
+        compare_models(Member(a, A), Member(b, B), source, on_error="count-wrong")  # type: ignore[arg-type]
 
 
-def test_models_of_other_class_counts_are_refused(
-    reference: Model, labelled: Source, random_net: Callable[..., ResNet], model_of: Callable[..., Model]
+def test_images_without_classes_have_no_errors(a: Model, b: Model, source: Source, encode: Any, tmp_path: Path) -> None:
+    for number, sample in enumerate(source.samples):
+        data = source.read(sample)
+        assert isinstance(data, bytes)
+        (tmp_path / f"{number}.png").write_bytes(data)
+    (found,) = compare_models(Member(a, A[:1]), Member(b, B[:1]), open_source(tmp_path))
+    assert (found.a.top1_errors, found.mcnemar_p, found.only_a_right, list(found.classes)) == (None, None, None, [])
+    assert found.disagreements
+    assert {image.outcome for image in found.disagreements} == {""}
+
+
+# predictions that were kept
+
+
+def kept(
+    path: Path, model: Model, protocols: Sequence[Protocol], source: Source, *, full: bool, **changed: Any
+) -> Path:
+    """A predictions file of this model, its records made here from its scores."""
+    labels = model.manifest.labels
+    assert labels
+    identity = Identity(
+        release="1", model="kept", model_sha256="00", architecture="resnet20", preprocessing={}, classes=10,
+        labels=list(labels.names), backend="torch", device="cpu", precision="fp32", offload="nothing",
+        protocols=[asdict(protocol) for protocol in protocols], data=source.name, data_sha256="11",
+        images=len(source.samples), probabilities=full,
+    )  # fmt: skip
+    scored = [scores(model, protocol, source) for protocol in protocols]
+    records = []
+    for index, sample in enumerate(source.samples):
+        truth = labels.names.index(str(sample.label))
+        for protocol, p_NK in zip(protocols, scored, strict=True):
+            values, top = p_NK[index].topk(5)
+            record = Record(
+                index=index, protocol=protocol.name, name=sample.name, label=sample.label, truth=truth,
+                rank=rank_of(truth, p_NK[index]), truth_prob=float(p_NK[index][truth]), top_classes=top.tolist(),
+                top_probs=values.tolist(), probs_K=p_NK[index].numpy() if full else None,
+            )  # fmt: skip
+            if index == changed.get("broken"):
+                record = Record(index=index, protocol=protocol.name, name=sample.name, label=sample.label,
+                                truth=truth, error="cut off")  # fmt: skip
+            records.append(record)
+    format_of(path).write(path, replace(identity, **{k: v for k, v in changed.items() if k != "broken"}), records)
+    return path
+
+
+@pytest.mark.parametrize(("full", "suffix"), [(True, "jsonl"), (False, "jsonl"), (True, "parquet")])
+def test_kept_predictions_compare_as_their_models(
+    a: Model, shuffled: Model, source: Source, tmp_path: Path, full: bool, suffix: str
 ) -> None:
-    with pytest.raises(UsageError, match="10 classes and random 7"):
-        compare(reference, model_of(random_net("resnet20", 7)), CROP, labelled)
+    """The second file's classes are in another order, and it has its protocols in another too."""
+    first = kept(tmp_path / f"a.{suffix}", a, A, source, full=full)
+    second = kept(tmp_path / f"b.{suffix}", shuffled, B[::-1], source, full=full)
+    expected = compare_models(Member(a, A), Member(shuffled, B), source)
+    for c, found in zip(expected, compare_predictions(first, second), strict=True):
+        assert (found.protocol, found.a.views, found.b.views) == (c.protocol, c.a.views, c.b.views)
+        assert (found.only_a_right, found.only_b_right, found.both_wrong) == (
+            c.only_a_right, c.only_b_right, c.both_wrong,
+        )  # fmt: skip
+        assert (found.a.top5_errors, found.b.top5_errors, found.mcnemar_p) == (
+            c.a.top5_errors, c.b.top5_errors, c.mcnemar_p,
+        )  # fmt: skip
+        assert list(found.classes) == list(c.classes)
+        for one, other in zip(found.disagreements, c.disagreements, strict=True):
+            assert replace(one, a_prob=0, b_prob=0) == replace(other, a_prob=0, b_prob=0)
+        measured = c.agreement if full else {k: c.agreement[k] for k in ("top1_agreement", "top5_overlap")}
+        assert found.agreement == pytest.approx(measured, rel=1e-3, abs=1e-6)
+        assert found.seconds is None
+    (one,) = compare_predictions(first, second, ["ten-crop"])
+    assert one.protocol == "ten-crop"
 
 
-def test_classes_that_are_not_the_models_are_refused(
-    candidate: Model, labelled: Source, small_net: ResNet, model_of: Callable[..., Model]
+def test_an_image_that_either_could_not_read_is_left_out(a: Model, b: Model, source: Source, tmp_path: Path) -> None:
+    first = kept(tmp_path / "a.jsonl", a, A[:1], source, full=False, broken=7)
+    second = kept(tmp_path / "b.jsonl", b, B[:1], source, full=False, broken=9)
+    (found,) = compare_predictions(first, second)
+    assert found.images == COUNT - 2
+    assert [u["path"] for u in found.unreadable] == [source.samples[at].name for at in (7, 9)]
+    assert all(image.index not in (7, 9) for image in found.disagreements)
+
+
+def test_predictions_that_do_not_belong_together_are_refused(
+    a: Model, b: Model, source: Source, tmp_path: Path
 ) -> None:
-    others = model_of(small_net, Labels(names=tuple(f"class {number}" for number in range(10))))
-    with pytest.raises(DataError, match="match no class"):
-        compare(others, candidate, CROP, labelled)
+    first = kept(tmp_path / "a.jsonl", a, A[:1], source, full=False)
+    for changed, words in (
+        ({"data_sha256": "22"}, "different data"),
+        ({"classes": 11}, "10 classes"),
+        ({"labels": [*NAMES[:-1], "yak"]}, "'jay' is no class"),
+        ({"labels": None}, ""),
+    ):
+        second = kept(tmp_path / "b.jsonl", b, B[:1], source, full=False, **changed)
+        if words:
+            with pytest.raises(UsageError, match=words):
+                compare_predictions(first, second)
+        else:
+            assert compare_predictions(first, second)[0].images == COUNT
+    second = kept(tmp_path / "b.jsonl", b, B[1:], source, full=False)
+    with pytest.raises(UsageError, match="ten-crop"):
+        compare_predictions(first, second)
+    with pytest.raises(UsageError, match="multiscale"):
+        compare_predictions(first, first, ["multiscale"])

@@ -37,9 +37,18 @@ class BackendInfo:
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
+Compile = Literal["default", "max-autotune", "cuda-graphs"]
+"""torch.compile: joined kernels; those and the fastest of several for every product; those and recorded launches."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """How an exported file is to be run; each option says whom it concerns, and is an error elsewhere."""
+    """How a model is to be run; each option says whom it concerns, and is an error elsewhere."""
+
+    compile: Compile | None = None
+    """torch: compile the network, once for the size of crops and once for whole images of any size."""
+    autocast: bool = False
+    """torch, bf16 and fp16: keep fp32 weights and let autocast choose the type of every operation."""
 
     provider: Provider | None = None
     """ONNX Runtime: which execution provider; None is cuda on a CUDA device, else cpu."""

@@ -51,16 +51,24 @@ def open_model(
     own = SUFFIXES.get(Path(model).suffix.lower(), "torch")
     if backend not in (None, own):
         raise UsageError(_wrong_backend(model, own, str(backend)))
+    if own != "torch" and (options.compile or options.autocast):
+        raise UsageError(f"{model}: --compile and --autocast are for checkpoints on torch; it runs on {own}")
     if own == "onnxruntime":
         return _open_onnx(Path(model), device, precision, overrides, options)
     if own == "tensorrt":
         return _open_engine(Path(model), device, precision, overrides, options)
-    if options != RunOptions():
+    if options != RunOptions(compile=options.compile, autocast=options.autocast):
         raise UsageError(f"{model}: --provider, --prefer-nhwc and --cuda-graph are for exported files, not for torch")
     from resnet_infer.backends.pytorch import TorchBackend
 
     checkpoint = load_checkpoint(model, overrides)
-    running = TorchBackend(checkpoint, device, precision or "fp32")  # type: ignore[arg-type]  # checked above
+    running = TorchBackend(
+        checkpoint,
+        device,
+        precision or "fp32",  # type: ignore[arg-type]  # checked above
+        compile=options.compile,
+        autocast=options.autocast,
+    )
     return Model(name=checkpoint.name, manifest=checkpoint.manifest, backend=running, file=checkpoint.file)
 
 

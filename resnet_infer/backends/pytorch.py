@@ -1,13 +1,14 @@
-"""PyTorch on CPU or CUDA: channels_last, fp32 that is fp32, TF32 where it is asked for, bf16 or fp16 throughout."""
+"""PyTorch on CPU or CUDA: channels_last, batch norm folded, fp32 that is fp32, compiled where that is asked for."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from resnet_infer.backends.base import BackendInfo, Normalize
+from resnet_infer.backends.base import BackendInfo, Compile, Normalize
 from resnet_infer.errors import BackendError, OutOfMemory, UsageError
 from resnet_infer.model.checkpoints import Checkpoint
+from resnet_infer.model.fold import fold_batch_norm
 from resnet_infer.model.heads import with_head
 from resnet_infer.model.resnet import build
 from resnet_infer.precisions import Precision
@@ -22,23 +23,60 @@ PRECISIONS: Mapping[Precision, torch.dtype] = {
 }
 
 
+COMPILE_MODES: Mapping[Compile, str | None] = {
+    "default": None,
+    "max-autotune": "max-autotune-no-cudagraphs",
+    "cuda-graphs": "reduce-overhead",
+}
+
+
 class TorchBackend:
     """A checkpoint on one device; serves both heads."""
 
-    def __init__(self, checkpoint: Checkpoint, device: str = "auto", precision: Precision = "fp32") -> None:
-        """Raises BackendError if the device is not there or has no TF32, UsageError for an unknown precision."""
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        device: str = "auto",
+        precision: Precision = "fp32",
+        *,
+        compile: Compile | None = None,
+        autocast: bool = False,
+        fold: bool = True,
+    ) -> None:
+        """`fold` puts batch norm into the convolutions: the same function, rounded otherwise.
+
+        Raises BackendError if the device is not there or has no TF32, UsageError for an unknown precision, an unknown
+        way to compile, or autocast of a precision that it does not have.
+        """
         if precision not in PRECISIONS:
             raise UsageError(f"precision '{precision}' is not one of {', '.join(PRECISIONS)} for the torch backend")
+        if compile not in (None, *COMPILE_MODES):
+            raise UsageError(f"--compile '{compile}' is not one of {', '.join(COMPILE_MODES)}")
+        if autocast and precision not in ("bf16", "fp16"):
+            raise UsageError(f"--autocast is for --precision bf16 or fp16, not for {precision}")
         self.device = torch_device(device)
-        self.dtype = PRECISIONS[precision]
+        if compile == "cuda-graphs" and self.device.type != "cuda":
+            raise UsageError(f"--compile cuda-graphs is for CUDA devices, not for {self.device}")
         self._tf32 = precision == "tf32"
         if self._tf32:
             check_tf32(self.device)
+        dtype = PRECISIONS[precision]
         net = build(checkpoint.manifest.spec, dict(checkpoint.state_dict))
-        self._net = net.to(self.device, self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        net = fold_batch_norm(net) if fold else net
+        net.to(self.device, torch.float32 if autocast else dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        normalize = Normalize(checkpoint.manifest.preprocessing, self.device)
         heads: tuple[Head, ...] = ("pooled", "dense")
-        self._heads = {head: with_head(self._net, head) for head in heads}
-        self._normalize = Normalize(checkpoint.manifest.preprocessing, self.device)
+        self._forward: dict[Head, Callable[[Tensor], Tensor]] = {
+            head: _Forward(with_head(net, head), normalize, dtype, autocast) for head in heads
+        }
+        self._compiled = compile is not None
+        self._cuda_graphs = compile == "cuda-graphs"
+        if compile:
+            self._forward = {
+                head: torch.compile(forward, dynamic=True if head == "dense" else None, mode=COMPILE_MODES[compile])
+                for head, forward in self._forward.items()
+            }
+        self._largest: dict[tuple[Head, int, int], int] = {}
         self.info = BackendInfo(
             name="torch",
             device=str(self.device),
@@ -57,9 +95,9 @@ class TorchBackend:
             torch.backends.cuda.matmul.allow_tf32 = self._tf32
             torch.backends.cudnn.allow_tf32 = self._tf32
         try:
-            x_BCHW = self._normalize(x_BCHW.to(self.device, non_blocking=True))
-            x_BCHW = x_BCHW.to(self.dtype, memory_format=torch.channels_last)
-            scores: Tensor = self._heads[head](x_BCHW).float()
+            x_BCHW = x_BCHW.to(self.device, non_blocking=True)
+            run = self._run_compiled if self._compiled else self._run_eagerly
+            scores = run(x_BCHW, head)
         except torch.OutOfMemoryError as error:
             raise _does_not_fit(x_BCHW) from error
         except RuntimeError as error:
@@ -68,12 +106,46 @@ class TorchBackend:
             raise
         return scores if scores.ndim == 4 else scores[:, :, None, None]
 
+    def _run_eagerly(self, x_BCHW: Tensor, head: Head) -> Tensor:
+        return self._forward[head](x_BCHW)
+
+    def _run_compiled(self, x_BCHW: Tensor, head: Head) -> Tensor:
+        """Fills up the last batch of crops, which would be compiled for; too many sizes are an error, not eager."""
+        batch, _, height, width = x_BCHW.shape
+        if head == "pooled":
+            full = self._largest[head, height, width] = max(batch, self._largest.get((head, height, width), 0))
+            if batch < full:
+                x_BCHW = torch.cat((x_BCHW, x_BCHW[:1].expand(full - batch, -1, -1, -1)))
+        x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
+        if self._cuda_graphs:
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        with torch._dynamo.config.patch(recompile_limit=64, fail_on_recompile_limit_hit=True):
+            scores = self._forward[head](x_BCHW)
+        scores = scores[:batch]
+        return scores.clone() if self._cuda_graphs else scores  # the next run writes where this one did
+
     def close(self) -> None:
         """See Backend.close."""
-        self._heads.clear()
-        del self._net
+        self._forward.clear()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+class _Forward(nn.Module):
+    """uint8 tiles to float32 logits, in one graph where it is compiled."""
+
+    def __init__(self, net: nn.Module, normalize: Normalize, dtype: torch.dtype, autocast: bool) -> None:
+        super().__init__()
+        self.net = net
+        self.normalize = normalize
+        self.dtype = dtype
+        self.autocast = autocast
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        x_BCHW = self.normalize(x_BCHW).to(self.dtype, memory_format=torch.channels_last)
+        with torch.autocast(x_BCHW.device.type, self.dtype, enabled=self.autocast):
+            scores: Tensor = self.net(x_BCHW)
+        return scores.float()
 
 
 def torch_device(device: str) -> torch.device:

@@ -1,15 +1,18 @@
 """`resnet-infer eval`: errors on labelled images under one or several protocols."""
 
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from resnet_infer.cli import options
+from resnet_infer.cli.members import open_members, weights_of
 from resnet_infer.errors import UsageError
 from resnet_infer.report import rows
+from resnet_infer.report.eval_page import eval_page
+from resnet_infer.report.eval_table import eval_table
+from resnet_infer.report.page import check_page, write_page
 
 
 def evaluate(
@@ -23,9 +26,15 @@ def evaluate(
     model: Annotated[
         list[str],
         typer.Option(
-            "--model", "-m", help="Checkpoint key or file; `resnet-infer models` lists keys.", metavar="MODEL"
+            "--model",
+            "-m",
+            help="Checkpoint key or file (`resnet-infer models` lists keys); given several times, an ensemble.",
+            metavar="MODEL",
         ),
     ],
+    weights: Annotated[
+        str | None, typer.Option(help="Of an ensemble's models, as 2,1; equal by default.", metavar="W,W,...")
+    ] = None,
     protocol: Annotated[
         list[str] | None,
         typer.Option(help="single-crop (default), ten-crop or multiscale; may be repeated.", metavar="NAME"),
@@ -52,6 +61,21 @@ def evaluate(
         float,
         typer.Option(help="Under torchrun: seconds without a sign until a process is missed.", min=1, metavar="S"),
     ] = 600,
+    metrics: Annotated[
+        bool, typer.Option("--metrics", help="Count classes, confusions, calibration and likelihood too.")
+    ] = False,
+    page: Annotated[Path | None, typer.Option(help="Write the metrics as a web page.", metavar="FILE.html")] = None,
+    ground_truth: Annotated[
+        Path | None,
+        typer.Option(help="ILSVRC2012_validation_ground_truth.txt, for images in one flat folder.", metavar="FILE"),
+    ] = None,
+    synsets: Annotated[
+        Path | None,
+        typer.Option(help="What its numbers mean: meta.mat, or `1 n02119789` lines.", metavar="FILE"),
+    ] = None,
+    real_labels: Annotated[
+        Path | None, typer.Option(help="real.json of the ReaL labels: metrics say the error by them.", metavar="FILE")
+    ] = None,
     format_name: options.FormatName = "table",
     resize: options.Resize = None,
     crop: options.Crop = None,
@@ -68,26 +92,34 @@ def evaluate(
     provider: options.ProviderName = None,
     prefer_nhwc: options.PreferNhwc = False,
     cuda_graph: options.CudaGraph = False,
+    compile: options.Compile = None,
+    autocast: options.Autocast = False,
     batch_size: options.BatchSize = None,
     workers: options.Workers = None,
     render: options.RenderOn = "workers",
     decode: options.DecodeOn = "workers",
+    image_timeout: options.ImageTimeout = None,
     verbose: options.Verbose = False,
 ) -> None:
-    """Print top-1 and top-5 errors with their 95 % interval; several protocols share one decode.
+    """Print top-1 and top-5 errors with their 95 % interval; several protocols and models share one decode.
+
+    Several models give a row each, and one for their ensemble, which averages their softmax scores.
 
     torchrun --nproc-per-node N -m resnet_infer eval ... shares the images among N processes, also over machines.
     """
     form = rows.check_format(format_name)
-    if len(model) != 1:
-        raise UsageError(f"eval takes one model; got {', '.join(model)}. Run it once for each")
+    options.check_image_timeout(image_timeout, workers)
+    if synsets and not ground_truth:
+        raise UsageError("--synsets says what the numbers of --ground-truth mean; give both")
+    if page:
+        check_page(page)
     if predictions is None and (resume or probabilities):
         raise UsageError(f"--{'resume' if resume else 'probabilities'} is of --predictions FILE; give that too")
     if "WORLD_SIZE" in os.environ:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost process is one line of ours, not a stack trace
-    from resnet_infer.backends.load import open_model
+    from resnet_infer.data.imagenet import real_sets, with_ground_truth
     from resnet_infer.data.sources import open_source
-    from resnet_infer.evaluate import evaluate as run
+    from resnet_infer.evaluate import evaluate_together as run
     from resnet_infer.prediction_files import format_of
     from resnet_infer.processes import processes
     from resnet_infer.recorder import Recording
@@ -99,32 +131,37 @@ def evaluate(
     with processes(device, tensors=False, patience_s=rank_timeout) as group:
         if not group.leads:
             mute()
-        opened = open_model(
-            model[0],
+        flags = (("single-crop", single_crop), ("ten-crop", ten_crop), ("multiscale", multiscale))
+        names = [*(protocol or []), *(name for name, given in flags if given)] or ["single-crop"]
+        members = open_members(
+            model,
+            names,
+            {"resize": resize, "crop": crop, "scales": scales, "mirror": mirror, "average": average},
             backend=backend,
             device=device if group.world == 1 else str(group.device),
             precision=precision,
             overrides=options.overrides(arch, mean, std, labels),
-            options=options.run_options(provider, prefer_nhwc, cuda_graph),
-        )
-        flags = (("single-crop", single_crop), ("ten-crop", ten_crop), ("multiscale", multiscale))
-        names = [*(protocol or []), *(name for name, given in flags if given)] or ["single-crop"]
-        tests = options.protocols(
-            names, opened.manifest, resize=resize, crop=crop, scales=scales, mirror=mirror, average=average
+            options=options.run_options(provider, prefer_nhwc, cuda_graph, compile, autocast),
         )
         source = open_source(data)
         if source.left_out:
             left_out = f"{len(source.left_out)} files are no images by their suffix, as {source.left_out[0]}"
             note(f"{data}: {left_out}; left out")
+        if ground_truth:
+            source = with_ground_truth(source, ground_truth, synsets)
+        first = members[0].model.manifest
         with progress("evaluating", len(source.samples), "images") as advance:
             results = run(
-                opened,
-                tests,
+                members,
                 source,
+                weights=weights_of(weights, len(model)),
                 on_error=on_error,  # type: ignore[arg-type]  # evaluate checks it
                 batch_size=batch_size,
                 workers=workers,
                 offload=options.offload(render, decode),
+                image_timeout_s=image_timeout,
+                metrics=metrics or page is not None,
+                real=real_sets(source, real_labels, first.labels, first.spec.classes) if real_labels else None,
                 recording=Recording(path=predictions, resume=resume, probabilities=probabilities)
                 if predictions
                 else None,
@@ -133,39 +170,12 @@ def evaluate(
             )
     if not results:  # a process of several that does not lead
         return
-    records = [asdict(row) for row in results]
+    records = [row.to_dict() for row in results]
+    if page:
+        write_page(page, eval_page(results))
     if form == "table":
-        print(table(results))
+        print(eval_table(results))
     elif form == "json":
         print(rows.as_json({"environment": environment(), "rows": records}))
     else:
         print(rows.as_json_lines(records) if form == "jsonl" else rows.as_csv(records))
-
-
-def table(results: list[rows.EvalRow]) -> str:
-    """The rows at 80 columns: one head line for what they share, one line each, one each for what was scored."""
-    first = results[0]
-    resumed = f" ({first.resumed} scored before)" if first.resumed else ""
-    unreadable = f", {len(first.unreadable)} unreadable ({first.on_error})" if first.unreadable else ""
-    head = f"{first.model} ({first.architecture}, {first.backend} {first.precision} on {first.device})"
-    lines = [
-        [
-            row.protocol,
-            f"{row.top1_err:.2f}",
-            "{:.2f} .. {:.2f}".format(*row.top1_err_ci95),
-            f"{row.top5_err:.2f}",
-            f"{row.top1_errors}",
-        ]
-        for row in results
-    ]
-    columns = ["protocol", "top-1 err %", "95 % interval", "top-5 err %", "top-1 errors"]
-    return "\n".join(
-        [
-            head,
-            f"{first.data}: {first.images} images{resumed}{unreadable}, {first.images_per_s:.1f} images/s",
-            "",
-            rows.as_table(columns, lines, right=(1, 2, 3, 4)),
-            "",
-            *(f"{row.protocol}: {row.views}" for row in results),
-        ]
-    )

@@ -50,6 +50,7 @@ def export(
     gate_protocol: export_options.GateProtocol = None,
     max_top1_drop: export_options.MaxTop1Drop = None,
     min_agreement: export_options.MinAgreement = None,
+    on_error: options.OnError = None,
     flavour: export_options.FlavourName = None,
     scales: options.Scales = None,
     batch_range: export_options.BatchRangeText = None,
@@ -88,6 +89,7 @@ def export(
         gate_protocol=gate_protocol,
         max_top1_drop=max_top1_drop,
         min_agreement=min_agreement,
+        on_error=on_error,
         flavour=flavour,
         scales=scales,
         batch_range=batch_range,
@@ -101,6 +103,7 @@ def export(
         name=name,
     )
     given.check_concerned(to, own)
+    options.check_on_error(on_error or "fail")
     if own == ".onnx" and to == "onnx":
         raise UsageError(f"{model}: is an ONNX file already; give the checkpoint that it came from")
     if own in (".engine", ".plan") and to != "triton":

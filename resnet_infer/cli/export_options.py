@@ -99,6 +99,7 @@ class Flags:
     gate_protocol: str | None
     max_top1_drop: float | None
     min_agreement: float | None
+    on_error: str | None
     flavour: str | None
     scales: str | None
     batch_range: str | None
@@ -134,6 +135,8 @@ class Flags:
             return "is for --to tensorrt; an ONNX file takes images of any size"
         if key == "batch_range" and (to == "onnx" or engine):
             return "is for --to tensorrt, and for packing an ONNX file, which takes batches of any size"
+        if key == "on_error" and not (self.calibration_data or self.gate_data or self.images):
+            return "says what becomes of unreadable images; give --calibration-data, --gate-data or --images too"
         if key == "name" and to != "triton":
             return "is for --to triton; elsewhere -o names the file"
         if key in OF_A_GRAPH and exported and not (key == "precision" and self.precision == "tf32"):

@@ -14,7 +14,8 @@ from resnet_infer.backends.tensorrt_api import find_flavour
 from resnet_infer.cli import export_options
 from resnet_infer.cli.export_options import Flags
 from resnet_infer.cli.options import sides
-from resnet_infer.data.sources import open_source
+from resnet_infer.data.readable import readable
+from resnet_infer.data.sources import Source, open_source
 from resnet_infer.errors import UsageError
 from resnet_infer.export.calibrate import Quantization, candidates
 from resnet_infer.export.engine_builder import BuildOptions
@@ -91,7 +92,7 @@ def make_onnx(request: Request, path: Path, target: Path | None = None) -> Manif
             input_format=_input_format(given),
             quantization=quantization,
             gate=gate,
-            images=open_source(given.images) if given.images else None,
+            images=_images(given.images, given) if given.images else None,
             calibrating=calibrating,
             gating=gating,
         )
@@ -151,6 +152,12 @@ def _reference(request: Request, onnx_path: Path) -> Model:
     return Model(name=checkpoint.name, manifest=checkpoint.manifest, backend=TorchBackend(checkpoint))
 
 
+def _images(path: str, given: Flags) -> Source:
+    """The images at a path; those that can be read, if that is what was asked for."""
+    source = open_source(path)
+    return readable(source) if given.on_error == "skip" else source
+
+
 def _quantization(given: Flags, precision: str, arrangement: str) -> Quantization | None:
     if given.calibration_data is None:
         return None
@@ -158,7 +165,7 @@ def _quantization(given: Flags, precision: str, arrangement: str) -> Quantizatio
         raise UsageError(f"--arrangement '{arrangement}' is not one of onnxruntime, tensorrt")
     method = given.calibration_method
     return Quantization(
-        data=open_source(given.calibration_data),
+        data=_images(given.calibration_data, given),
         images=given.calibration_images or 500,
         method=None if method in (None, "search") else method,  # type: ignore[arg-type]  # Quantization checks it
         keep_float=float_layers(given.keep_float or "classifier"),
@@ -176,7 +183,7 @@ def _gate(given: Flags, manifest: Manifest, head: str, target: Path | None = Non
     else:
         protocol = protocol_for(name, manifest.spec, manifest.preprocessing)
     return Gate(
-        data=open_source(given.gate_data),
+        data=_images(given.gate_data, given),
         protocol=protocol,
         max_top1_drop=0.5 if given.max_top1_drop is None else given.max_top1_drop,
         min_agreement=0.99 if given.min_agreement is None else given.min_agreement,

@@ -12,6 +12,7 @@ from resnet_infer.protocols import Average, Protocol, protocol_for
 
 if TYPE_CHECKING:
     from resnet_infer.backends.base import RunOptions
+    from resnet_infer.backends.load import Model
     from resnet_infer.data.packing import Offload
     from resnet_infer.manifest import Manifest
     from resnet_infer.model.checkpoints import Overrides
@@ -42,7 +43,10 @@ LabelFile = Annotated[
 ]
 Backend = Annotated[
     str | None,
-    typer.Option(help="torch, onnxruntime or tensorrt; by default the one the model is made for.", metavar="NAME"),
+    typer.Option(
+        help="torch, onnxruntime, tensorrt; auto measures which is fastest. Default: what the model is made for.",
+        metavar="NAME",
+    ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", metavar="NAME")]
 Precision = Annotated[
@@ -62,6 +66,11 @@ PreferNhwc = Annotated[
 CudaGraph = Annotated[
     bool, typer.Option("--cuda-graph", help="Exported files on a GPU: replay recorded launches; for small batches.")
 ]
+Compile = Annotated[
+    str | None,
+    typer.Option(help="torch: compile by default, max-autotune or cuda-graphs; takes a minute.", metavar="MODE"),
+]
+Autocast = Annotated[bool, typer.Option("--autocast", help="torch, bf16 and fp16: fp32 weights, types by operation.")]
 Workers = Annotated[int | None, typer.Option(help="Processes that decode; 0 is none.", min=0, metavar="N")]
 RenderOn = Annotated[
     str, typer.Option("--render", help="Where images are resized and cropped: workers or device.", metavar="WHERE")
@@ -69,6 +78,14 @@ RenderOn = Annotated[
 DecodeOn = Annotated[
     str,
     typer.Option("--decode", help="Where JPEG is decoded: workers or device (nvJPEG; other pixels).", metavar="WHERE"),
+]
+ImageTimeout = Annotated[
+    float | None,
+    typer.Option("--image-timeout", help="Longest that reading and decoding one image may take (60).", metavar="S"),
+]
+OnError = Annotated[
+    str | None,
+    typer.Option("--on-error", help="Unreadable images: fail, or skip. They are always listed.", metavar="MODE"),
 ]
 FormatName = Annotated[str, typer.Option("--format", help="table, json, jsonl or csv.", metavar="F")]
 Scales = Annotated[
@@ -84,6 +101,22 @@ Resize = Annotated[int | None, typer.Option(help="Shorter side in pixels before 
 Crop = Annotated[int | None, typer.Option(help="Side of the crop in pixels.", min=1, metavar="N")]
 
 
+def check_image_timeout(seconds: float | None, workers: int | None) -> None:
+    """Raise UsageError unless it is a time, and there can be a process to be held to it."""
+    if seconds is None:
+        return
+    if not 0 < seconds < float("inf"):
+        raise UsageError(f"--image-timeout is in seconds, above 0; got {seconds:g}")
+    if workers == 0:
+        raise UsageError("--image-timeout needs a process that decodes, to be ended; leave out --workers 0")
+
+
+def check_on_error(mode: str) -> None:
+    """Raise UsageError unless it is `fail` or `skip`."""
+    if mode not in ("fail", "skip"):
+        raise UsageError(f"--on-error '{mode}' is not one of fail, skip")
+
+
 def overrides(arch: str | None, mean: str | None, std: str | None, labels: Path | None) -> "Overrides":
     """What the flags say of a model; raises UsageError."""
     from resnet_infer.labels import labels_from_file
@@ -97,11 +130,44 @@ def overrides(arch: str | None, mean: str | None, std: str | None, labels: Path 
     )
 
 
-def run_options(provider: str | None, prefer_nhwc: bool, cuda_graph: bool) -> "RunOptions":
-    """How an exported file is to be run."""
+def run_options(
+    provider: str | None, prefer_nhwc: bool, cuda_graph: bool, compile: str | None = None, autocast: bool = False
+) -> "RunOptions":
+    """How a model is to be run; the backends check it."""
     from resnet_infer.backends.base import RunOptions
 
-    return RunOptions(provider=provider, prefer_nhwc=prefer_nhwc, cuda_graph=cuda_graph)  # type: ignore[arg-type]
+    return RunOptions(
+        provider=provider,  # type: ignore[arg-type]
+        prefer_nhwc=prefer_nhwc,
+        cuda_graph=cuda_graph,
+        compile=compile,  # type: ignore[arg-type]
+        autocast=autocast,
+    )
+
+
+def open_as_asked(
+    model: str,
+    *,
+    backend: str | None,
+    device: str,
+    precision: str | None,
+    overrides: "Overrides",
+    options: "RunOptions",
+    dense: bool,
+) -> "Model":
+    """The model on the backend of this name, `auto` among them; raises what opening does."""
+    from resnet_infer.backends.base import RunOptions
+    from resnet_infer.backends.load import open_model
+
+    if backend != "auto":
+        return open_model(
+            model, backend=backend, device=device, precision=precision, overrides=overrides, options=options
+        )
+    if options != RunOptions():
+        raise UsageError("--backend auto chooses how to run; leave out --compile, --autocast, --provider and the like")
+    from resnet_infer.bench.fastest import open_fastest
+
+    return open_fastest(model, dense=dense, device=device, precision=precision, overrides=overrides)
 
 
 def offload(render: str, decode: str) -> "Offload":
@@ -174,9 +240,19 @@ def _triple(flag: str, text: str | None) -> Triple | None:
 
 def sides(text: str | None) -> tuple[int, ...] | None:
     """`224,256,384` as numbers; raises UsageError."""
+    return numbers("--scales", text, "224,256,384")
+
+
+def numbers(flag: str, text: str | None, example: str = "1,8,32") -> tuple[int, ...] | None:
+    """Whole numbers with commas; raises UsageError."""
     if text is None:
         return None
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
-        raise UsageError(f"--scales needs whole numbers with commas, as 224,256,384; got '{text}'") from error
+        raise UsageError(f"{flag} needs whole numbers with commas, as {example}; got '{text}'") from error
+
+
+def names(text: str | None) -> tuple[str, ...] | None:
+    """Words with commas."""
+    return None if text is None else tuple(word.strip() for word in text.split(",") if word.strip())

@@ -30,6 +30,10 @@ def predict(
         ),
     ] = DEFAULT_MODEL,
     protocol: Annotated[str, typer.Option(help="single-crop, ten-crop or multiscale.", metavar="NAME")] = "single-crop",
+    on_error: Annotated[
+        str,
+        typer.Option(help="Unreadable images: fail (exit code 1 at the end) or skip. Always listed.", metavar="MODE"),
+    ] = "fail",
     top_k: Annotated[int, typer.Option(help="Classes to show.", min=1, metavar="N")] = 5,
     engine: Annotated[
         str,
@@ -57,10 +61,13 @@ def predict(
     provider: options.ProviderName = None,
     prefer_nhwc: options.PreferNhwc = False,
     cuda_graph: options.CudaGraph = False,
+    compile: options.Compile = None,
+    autocast: options.Autocast = False,
     batch_size: options.BatchSize = None,
     workers: options.Workers = None,
     render: options.RenderOn = "workers",
     decode: options.DecodeOn = "workers",
+    image_timeout: options.ImageTimeout = None,
     verbose: options.Verbose = False,
 ) -> None:
     """Print the best classes of images. An unreadable image is a record with its error, and exit code 1.
@@ -74,19 +81,22 @@ def predict(
         raise UsageError(f"--{'output' if output else 'actors'} is of --engine ray")
     if engine == "ray" and (output is None or form != "table"):
         raise UsageError("--engine ray writes Parquet: give --output FOLDER, and no --format")
-    from resnet_infer.backends.load import open_model
+    options.check_on_error(on_error)
+    options.check_image_timeout(image_timeout, workers)
+    from resnet_infer.data.loader import IMAGE_TIMEOUT_S
     from resnet_infer.data.sources import open_inputs
     from resnet_infer.predict import predict as run
     from resnet_infer.report.console import note, progress
 
     opener = partial(
-        open_model,
+        options.open_as_asked,
         model,
         backend=backend,
         device=device,
         precision=precision,
         overrides=options.overrides(arch, mean, std, labels),
-        options=options.run_options(provider, prefer_nhwc, cuda_graph),
+        options=options.run_options(provider, prefer_nhwc, cuda_graph, compile, autocast),
+        dense=protocol == "multiscale" and average != "gap",
     )
     parquet = parquet_files(inputs) if engine == "ray" else []
     source = parquet or open_inputs(inputs, sys.stdin.buffer)
@@ -122,6 +132,7 @@ def predict(
             batch_size=batch_size,
             workers=workers,
             offload=offload,
+            image_timeout_s=image_timeout or (IMAGE_TIMEOUT_S if on_error == "skip" else None),
         ):
             records.append(record)
             if form == "jsonl":
@@ -136,7 +147,7 @@ def predict(
     failed = [record for record in records if record.error]
     for record in failed:
         note(f"{record.path}: {record.error}")
-    if failed:
+    if failed and (on_error == "fail" or len(failed) == len(records)):  # nothing at all is no success
         raise DataError(f"{len(failed)} of {len(records)} images cannot be read (listed above)")
 
 

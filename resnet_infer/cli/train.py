@@ -60,6 +60,7 @@ def train(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the run.", metavar="DIR")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.", metavar="DIR")] = None,
     test_data: Annotated[str | None, typer.Option(help="Images to test on while training.", metavar="DATA")] = None,
+    on_error: options.OnError = None,
     device: options.Device = "auto",
     workers: options.Workers = None,
     verbose: options.Verbose = False,
@@ -70,9 +71,11 @@ def train(
     With torchrun, as `torchrun --nproc-per-node 2 -m resnet_infer train ...`, a batch is shared by several processes.
     """
     folder = _folder(output, resume)
+    options.check_on_error(on_error or "fail")
     values = {name: value for name, value in given.items() if value is not None}
     if "drops" in values:
         values["drops"] = _numbers(values["drops"])
+    from resnet_infer.data.readable import readable
     from resnet_infer.data.sources import open_inputs, open_source
     from resnet_infer.train.curves import PAGE, write_curves
     from resnet_infer.train.job import new_job, resumed_job
@@ -80,6 +83,9 @@ def train(
 
     source = open_inputs(data, sys.stdin.buffer, "train")
     testing = open_source(test_data) if test_data else _own_test_part(data)
+    if on_error == "skip":
+        source = readable(source, workers=workers)
+        testing = readable(testing, workers=workers) if testing else None
     if resume:
         if recipe:
             values = (read_toml(Path(recipe)) if recipe.endswith(".toml") else {"name": recipe}) | values
@@ -126,7 +132,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def _own_test_part(data: list[str]) -> "Source | None":
     """The test images that come with a cifar-10-batches-py folder."""
-    from resnet_infer.data.archives import Cifar10
+    from resnet_infer.data.cifar10 import Cifar10
     from resnet_infer.data.sources import open_source
 
     return open_source(data[0], "test") if len(data) == 1 and Cifar10.fits(Path(data[0])) else None

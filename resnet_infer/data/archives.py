@@ -1,151 +1,115 @@
-"""Images inside .zip and .tar files and CIFAR-10's own batches, read in place, nothing unpacked to disk."""
+"""Images inside .zip and .tar files, and inside such files within them, read in place: nothing is unpacked to disk.
 
-import os
-import pickle
-import tarfile
-import zipfile
-from collections.abc import Mapping
+An archive inside another counts as a folder. Where it is stored as it is, it is a stretch of the outer file; where it
+is compressed, it is unpacked into memory while it is read, one at a time.
+"""
+
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from resnet_infer.data.sources import Part, Pixels, Sample, classified
+from resnet_infer.data.samples import Sample, Strings
+from resnet_infer.data.tars import read_member, tar_members
+from resnet_infer.data.trees import ARCHIVE_SUFFIXES, Tree
+from resnet_infer.data.windows import FileWindow, Stretch, Unpacked, Window
+from resnet_infer.data.zips import MAX_BYTES, Member, ZipFile
 from resnet_infer.errors import DataError
 
-MAX_BYTES = 2**29
-"""Of one image in a zip file, uncompressed: a small archive can claim more than the memory holds."""
+MAX_DEPTH = 3
+"""Archives within one another, the outermost counted."""
+MAX_ARCHIVES = 100_000
+"""Inside one file."""
+MAX_UNPACKED_BYTES = 2**33
+"""Of compressed archives inside one file, all together: each is unpacked once to list it."""
 
 
-class Zip:
-    """Images in a zip file."""
-
-    def __init__(self, path: Path) -> None:
-        self.name = str(path)
-        self.path = path
-        try:
-            with zipfile.ZipFile(path) as archive:
-                entries = [(info.filename, info) for info in archive.infolist() if not info.is_dir()]
-        except Exception as error:  # a damaged archive makes zipfile raise many kinds
-            raise DataError(f"{path}: not a zip file, or damaged ({error})") from error
-        self.samples, self.left_out = classified(entries)
-        self._opened: tuple[int, zipfile.ZipFile] | None = None
-
-    def read(self, sample: Sample) -> bytes:
-        """The member's bytes; its checksum is verified."""
-        if sample.key.file_size > MAX_BYTES:
-            raise DataError(f"claims {sample.key.file_size:,} bytes in the zip file, over the limit of {MAX_BYTES:,}")
-        try:
-            if self._opened is None or self._opened[0] != os.getpid():  # a handle must not be shared by processes
-                self._opened = os.getpid(), zipfile.ZipFile(self.path)
-            return self._opened[1].read(sample.key)
-        except Exception as error:  # a damaged member makes zipfile and its decompressors raise many kinds
-            raise DataError(f"cannot be read from the zip file ({error})") from error
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_opened": None}
-
-
-class Tar:
-    """Images in an uncompressed tar file, found once and read by offset."""
+class Archive:
+    """Images in a .zip or .tar file and the archives inside it."""
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)
-        self.path = path
-        try:
-            with tarfile.open(path, "r:") as archive:
-                entries = [(m.name, _place(m)) for m in archive if not m.isdir()]
-                end = archive.offset
-            with path.open("rb") as file:
-                file.seek(end)
-                whole = file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
-        except tarfile.TarError as error:
-            reason = "it is compressed, so it cannot be read in place; decompress it" if _compressed(path) else error
-            raise DataError(f"{path}: not a plain tar file: {reason}") from error
-        if not whole:
-            raise DataError(f"{path}: the tar file has no end mark after {len(entries)} files: truncated or damaged")
-        self.samples, self.left_out = classified(entries)
+        self._archives: list[ZipFile | Window] = []
+        """The file itself and those inside it; a zip file, or the window that a tar file is in."""
+        self._unpacked: dict[int, Unpacked] = {}
+        self._inside = 0
+        self._in_memory: int | None = None
+        tree = Tree(3)
+        self._list(tree, FileWindow(str(path)), "", str(path), 1)
+        self.samples = tree.samples()
+        self.left_out: Strings = tree.left_out
+        for window in self._unpacked.values():
+            window.let_go()
 
     def read(self, sample: Sample) -> bytes:
-        """The member's bytes."""
-        offset, size = sample.key
-        with self.path.open("rb") as file:
-            file.seek(offset)
-            data = file.read(size)
-        if len(data) != size:
-            raise DataError(f"the tar file ends {size - len(data)} bytes before the image does")
-        return data
+        """The member's bytes; a zip's checksum is verified."""
+        number, *place = sample.key
+        archive = self._archives[number]
+        self._let_go_of_all_but(number)
+        if isinstance(archive, ZipFile):
+            return archive.read(archive.member(place[0]))
+        if place[1] > MAX_BYTES:
+            raise DataError(f"claims {place[1]:,} bytes in the tar file, over the limit of {MAX_BYTES:,}")
+        return read_member(archive, (place[0], place[1]))
 
-
-def _place(member: tarfile.TarInfo) -> tuple[int, int] | None:
-    """Offset and size of a member's bytes; None for links and sparse files, which have none of their own."""
-    return (member.offset_data, member.size) if member.isreg() and not member.issparse() else None
-
-
-def _compressed(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"))
-
-
-class Cifar10:
-    """The test batch, or the five training batches, of a `cifar-10-batches-py` folder as its authors distribute it.
-
-    Its pickles are read by an unpickler that builds arrays and plain values only.
-    """
-
-    left_out = ()
-
-    BATCHES: Mapping[Part, tuple[str, ...]] = {
-        "train": tuple(f"data_batch_{number}" for number in range(1, 6)),
-        "test": ("test_batch",),
-    }
-
-    def __init__(self, folder: Path, part: Part = "test") -> None:
-        self.name = str(folder)
+    def _list(self, tree: Tree, window: Window, prefix: str, where: str, depth: int) -> None:
+        number = len(self._archives)
+        if number >= MAX_ARCHIVES:
+            raise DataError(f"{self.name}: more than {MAX_ARCHIVES:,} archives in it")
+        inner: list[tuple[str, Window]] = []
         try:
-            names = _plain_pickle(folder / "batches.meta")[b"label_names"]
-            batches = [_plain_pickle(folder / batch) for batch in self.BATCHES[part]]
-            parts = [np.asarray(batch[b"data"], dtype=np.uint8).reshape(-1, 3, 32, 32) for batch in batches]
-            data = np.concatenate(parts)
-            numbers = [number for batch in batches for number in batch[b"labels"]]
-            if min(numbers) < 0:
-                raise ValueError("a label is below 0")
-            labels = [names[number].decode() for number in numbers]
-            files = [name.decode() for batch in batches for name in batch[b"filenames"]]
-            if not len(data) == len(labels) == len(files):
-                raise ValueError(f"{len(data)} images, {len(labels)} labels, {len(files)} names")
-        except FileNotFoundError as error:
-            missing = Path(str(error.filename)).name
-            raise DataError(f"{folder}: its {missing} is missing; unpack the whole archive") from error
-        except (KeyError, IndexError, ValueError, TypeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
-            raise DataError(f"{folder}: not a readable cifar-10-batches-py folder ({error!r})") from error
-        self._pixels = np.ascontiguousarray(data.transpose(0, 2, 3, 1))
-        self.samples = [
-            Sample(name=file, label=label, key=index)
-            for index, (file, label) in enumerate(zip(files, labels, strict=True))
-        ]
+            if where.lower().endswith(".zip"):
+                archive = ZipFile(window)
+                self._archives.append(archive)
+                for position, member in archive.members():
+                    if not self._is_archive(member.name, where, depth):
+                        tree.add(prefix + member.name, (number, position, 0))
+                    else:
+                        inner.append((member.name, self._inner_window(archive, window, member, where)))
+            else:
+                self._archives.append(window)
+                for name, place in tar_members(window):
+                    if place is None or not self._is_archive(name, where, depth):
+                        tree.add(prefix + name, (number, *place) if place else None)
+                    else:
+                        inner.append((name, Stretch(window, *place)))
+        except DataError as error:
+            raise error if str(error).startswith(self.name) else DataError(f"{where}: {error}") from error
+        for name, inside in inner:
+            if isinstance(inside, Unpacked):
+                self._unpacked[len(self._archives)] = inside
+            self._list(tree, inside, f"{prefix}{name}/", f"{where}/{name}", depth + 1)
 
-    @staticmethod
-    def fits(folder: Path) -> bool:
-        """Whether this folder looks like one."""
-        return (folder / "test_batch").is_file() and (folder / "batches.meta").is_file()
+    def _is_archive(self, name: str, where: str, depth: int) -> bool:
+        hidden = any(part.startswith(".") or part == "__MACOSX" for part in name.split("/") if part != ".")
+        if hidden or not name.lower().endswith(ARCHIVE_SUFFIXES):
+            return False
+        if depth >= MAX_DEPTH:
+            raise DataError(f"{where}: archives in it are more than {MAX_DEPTH} deep, as {name}; unpack the outermost")
+        return True
 
-    def read(self, sample: Sample) -> Pixels:
-        """The image's pixels."""
-        pixels: Pixels = self._pixels[sample.key]
-        return pixels
+    def _inner_window(self, archive: ZipFile, window: Window, member: Member, where: str) -> Window:
+        if member.method == 0 and not member.flags & 1:
+            return Stretch(window, archive.begin(member), member.size)
+        self._inside += member.size
+        if member.size > MAX_BYTES or self._inside > MAX_UNPACKED_BYTES:
+            raise DataError(
+                f"{where}/{member.name}: {member.size:,} bytes are too many to unpack in memory; store it uncompressed "
+                "(zip -0), or unpack the outer archive"
+            )
+        return Unpacked(member.size, _Unpacking(archive, member))
+
+    def _let_go_of_all_but(self, number: int) -> None:
+        """Keep one unpacked archive in memory: images come in the order of their archives."""
+        if number in self._unpacked and number != self._in_memory:
+            if self._in_memory is not None:
+                self._unpacked[self._in_memory].let_go()
+            self._in_memory = number
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if module.startswith("numpy") and name in ("_reconstruct", "ndarray", "dtype", "scalar"):
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"refused to load {module}.{name}")
+class _Unpacking:
+    """What unpacks a member; it travels to worker processes."""
 
+    def __init__(self, archive: ZipFile, member: Member) -> None:
+        self.archive = archive
+        self.member = member
 
-def _plain_pickle(path: Path) -> dict[bytes, Any]:
-    with path.open("rb") as file:
-        loaded = _PlainUnpickler(file, encoding="bytes").load()
-    if not isinstance(loaded, dict):
-        raise ValueError(f"{path.name} holds no dictionary")
-    return loaded
+    def __call__(self) -> bytes:
+        return self.archive.read(self.member)

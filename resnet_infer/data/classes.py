@@ -1,45 +1,103 @@
 """The class index of every sample of a labelled source, by name, never by position alone."""
 
+from array import array
+from collections import Counter
 from collections.abc import Sequence
 
+from resnet_infer.data.imagenet import image_number
+from resnet_infer.data.samples import labels_of as labels_in
 from resnet_infer.data.sources import Source
 from resnet_infer.errors import DataError
 from resnet_infer.labels import Labels, imagenet1k, index_by_order
 from resnet_infer.report.console import note
 
-LABELLED = "a folder per class, a .zip or .tar of one, a `path<TAB>label` list, or cifar-10-batches-py"
+LABELLED = (
+    "a folder per class, a .zip or .tar of one, a `path<TAB>label` list, shards with .cls, "
+    "Parquet with a label column, or cifar-10-batches-py"
+)
+GROUND_TRUTH = "; for ImageNet's validation images as they come, --ground-truth ILSVRC2012_validation_ground_truth.txt"
 
 
-def class_indices(source: Source, labels: Labels | None, classes: int) -> list[int]:
+def class_indices(source: Source, labels: Labels | None, classes: int) -> Sequence[int]:
     """The model's class index of every sample in order.
 
     Raises DataError if samples have no label, if all share one, or if the labels are not the model's classes.
     """
-    given = [sample.label for sample in source.samples]
-    missing = [sample.name for sample in source.samples if sample.label is None]
-    if len(missing) == len(given):
+    count = len(source.samples)
+    given = Counter(labels_in(source.samples))
+    missing = given.pop(None, 0)
+    if missing == count:
         where = _single_folder(source)
-        raise DataError(f"{source.name}: {where}, and an evaluation needs to know each image's class: give {LABELLED}")
-    if missing:
+        hint = GROUND_TRUTH if image_number(source.samples[0].name) else ""
         raise DataError(
-            f"{source.name}: {len(missing)} of {len(given)} images have no class, as {missing[0]}; "
+            f"{source.name}: {where}, and an evaluation needs to know each image's class: give {LABELLED}{hint}"
+        )
+    if missing:
+        first = next(sample.name for sample in source.samples if sample.label is None)
+        raise DataError(
+            f"{source.name}: {missing} of {count} images have no class, as {first}; "
             f"move them into class folders, or give {LABELLED}"
         )
-    names = sorted({label for label in given if label is not None})
+    names = sorted(label for label in given if label is not None)
     if len(names) == 1:
         raise DataError(
-            f"{source.name}: all {len(given)} images are of one class ('{names[0]}'), which measures no classifier; "
+            f"{source.name}: all {count} images are of one class ('{names[0]}'), which measures no classifier; "
             "give the folder that holds every class"
         )
+    index = _index_of(names, source, labels, classes)
+    return array("i", (index[label] for label in labels_in(source.samples) if label is not None))
+
+
+def _index_of(names: Sequence[str], source: Source, labels: Labels | None, classes: int) -> dict[str, int]:
+    """The class index of every label of a source."""
+    own = _own_names(source)
+    if own and all(name.isdecimal() and int(name) < len(own) for name in names):
+        return _by_own_names(names, own, source, labels, classes)
     if labels:
-        index = labels.index_of(names, source.name)
-    else:
-        index = index_by_order(names, classes, source.name)
-        note(
-            f"the model does not say its class names; taking {source.name}'s in sorted order: {_first(names)} "
-            "(--labels FILE states them)"
-        )
-    return [index[label] for label in given if label is not None]
+        return labels.index_of(names, source.name)
+    index = index_by_order(names, classes, source.name)
+    note(
+        f"the model does not say its class names; taking {source.name}'s in sorted order: {_first(names)} "
+        "(--labels FILE states them)"
+    )
+    return index
+
+
+def _by_own_names(
+    numbers: Sequence[str], own: Sequence[str], source: Source, labels: Labels | None, classes: int
+) -> dict[str, int]:
+    """Where the data numbers its classes and names the numbers: by name if the model knows the names.
+
+    ImageNet's names have many spellings and two pairs of them are alike, so where most of both lists are the same in
+    the same places, it is by number, with a note. Raises DataError otherwise.
+    """
+    if labels:
+        try:
+            by_name = labels.index_of([own[int(number)] for number in numbers], source.name)
+            return {number: by_name[own[int(number)]] for number in numbers}
+        except DataError:
+            alike = [_first_word(a) == _first_word(b) for a, b in zip(own, labels.names, strict=False)]
+            if len(own) != classes or 2 * sum(alike) <= classes:
+                raise
+            at = alike.index(False) if False in alike else 0
+            note(
+                f"{source.name} has its own spelling of the model's classes ('{own[at]}' and '{labels.names[at]}'); "
+                "most are alike, so they are taken by number"
+            )
+    elif len(own) != classes:
+        raise DataError(f"{source.name}: has {len(own)} classes, and the model {classes}; it is another data set's")
+    return {number: int(number) for number in numbers}
+
+
+def _first_word(name: str) -> str:
+    """`great white shark` of `Great_White_shark, white shark, man-eater`."""
+    return name.partition(",")[0].casefold().replace("_", " ").replace("-", " ").strip()
+
+
+def _own_names(source: Source) -> Sequence[str]:
+    """What the data calls its classes 0, 1, 2, ..., where it says so."""
+    names: Sequence[str] = getattr(source, "class_names", ())
+    return names
 
 
 def labels_of(source: Source) -> Labels:
@@ -47,9 +105,11 @@ def labels_of(source: Source) -> Labels:
 
     Synset ids of ImageNet get their names as well. Raises DataError if no image has a label.
     """
-    folders = {sample.label for sample in source.samples if sample.label is not None}
+    folders = {label for label in labels_in(source.samples) if label is not None}
     if not folders:
         raise DataError(f"{source.name}: {_single_folder(source)}, and training needs them: give {LABELLED}")
+    if (own := _own_names(source)) and all(name.isdecimal() and int(name) < len(own) for name in folders):
+        return Labels(names=tuple(own))
     names = sorted(folders, key=int) if all(name.isdecimal() for name in folders) else sorted(folders)
     known = imagenet1k()
     if folders <= set(known.ids):

@@ -5,33 +5,41 @@ An image that cannot be read is a result too: its tiles are missing and its erro
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from resnet_infer.data.allocator import keep_freed_memory
-from resnet_infer.data.packing import Offload, Prepared, Record, Rendered, pack, prepare, unpack
+from resnet_infer.data.packing import Offload, Prepared, Rendered, pack, prepare, unpack
 from resnet_infer.data.sources import Source
-from resnet_infer.errors import DataError
+from resnet_infer.data.workers import Allocate, Made, in_workers
 from resnet_infer.protocols import Protocol
 
 CHUNK = 16
 """Images that travel together from a worker: one message, one block of shared memory."""
 FEW = 64
 """Up to so many images, starting worker processes costs more than it gains."""
+IMAGE_TIMEOUT_S = 60.0
+"""For one image in a worker process, from its first byte read to its last tile; the largest allowed take seconds."""
 
 
-def auto_workers(images: int, device: str) -> int:
+def auto_workers(images: int, device: str, guarded: bool = False) -> int:
     """A number of worker processes: none for few images; a quarter of the cores where the CPU runs the network too.
 
-    There, a worker takes a core from the network's threads, which all wait for the slowest of them.
+    There, a worker takes a core from the network's threads, which all wait for the slowest of them. `guarded` asks
+    for one at least, since only a worker may crash or hang.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(_fitting(images, device), int(guarded))
+
+
+def _fitting(images: int, device: str) -> int:
     if images <= FEW:
         return 0
-    return cores // 4 if device == "cpu" else max(1, cores - 1)
+    return cores() // 4 if device == "cpu" else max(1, cores() - 1)
+
+
+def cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def load(
@@ -39,61 +47,55 @@ def load(
     protocols: Sequence[Protocol],
     indices: Sequence[int],
     workers: int,
+    image_timeout_s: float = IMAGE_TIMEOUT_S,
     *,
     offload: Offload = "nothing",
     upload: Callable[[Tensor], Tensor] = lambda block: block,
 ) -> Iterator[Rendered]:
     """Every image of `indices` in order, rendered; with no protocols, only decoded, to see whether it can be.
 
-    `workers` of 0 works in this process. `upload` takes a block of bytes to the device, where tiles are cut and what
-    is `offload`ed is done. Raises DataError if a worker process dies.
+    In worker processes, an image that crashes its decoder or takes longer than `image_timeout_s` is a record too.
+    `workers` of 0 works in this process, without that guard. `upload` takes a block of bytes to the device, where
+    tiles are cut and what is `offload`ed is done. Raises DataError if worker processes cannot be kept alive.
     """
+    chunks = _Chunks(source, tuple(protocols), indices, offload)
     size = max(1, min(CHUNK, -(-len(indices) // max(1, 2 * workers))))
-    chunks = [indices[at : at + size] for at in range(0, len(indices), size)]
-    loader: DataLoader[Any] = DataLoader(
-        _Chunks(source, tuple(protocols), chunks, offload),
-        batch_size=None,
-        collate_fn=_as_it_is,
-        worker_init_fn=_in_worker,
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        generator=torch.Generator(),  # its seed draw would otherwise disturb the caller's random numbers
-    )
-    try:
-        for block, records in loader:
-            yield from unpack(block, records, tuple(protocols), upload)
-    except RuntimeError as error:
-        if "DataLoader worker" in str(error):
-            raise DataError(
-                f"{source.name}: a worker process died, perhaps for want of memory ({error}); try --workers 0"
-            ) from error
-        raise
+    if not workers:
+        for at in range(0, len(indices), size):
+            items = range(at, min(len(indices), at + size))
+            yield from unpack(*chunks.make(items, lambda item: None, _here), chunks.protocols, upload)
+        return
+    for task in in_workers(chunks, len(indices), size, workers, image_timeout_s):
+        block, records = task.made
+        made = unpack(block, records, chunks.protocols, upload)
+        for item in task.items:
+            yield Rendered(index=indices[item], error=task.lost[item]) if item in task.lost else next(made)
 
 
-def _in_worker(number: int) -> None:
-    keep_freed_memory()
+def _here(size: int) -> Tensor:
+    return torch.empty(size, dtype=torch.uint8)
 
 
-def _as_it_is(chunk: Any) -> Any:
-    return chunk
-
-
-class _Chunks(Dataset[tuple[Tensor, list[Record]]]):
-    """Chunks of images, each read and prepared and packed into one block."""
+class _Chunks:
+    """Images by their position in `indices`, several at a time, packed into one block."""
 
     def __init__(
-        self, source: Source, protocols: tuple[Protocol, ...], chunks: Sequence[Sequence[int]], offload: Offload
+        self, source: Source, protocols: tuple[Protocol, ...], indices: Sequence[int], offload: Offload
     ) -> None:
         self.source = source
         self.protocols = protocols
-        self.chunks = chunks
+        self.indices = indices
         self.offload = offload
 
-    def __len__(self) -> int:
-        return len(self.chunks)
+    def name(self, item: int) -> str:
+        return self.source.samples[self.indices[item]].name
 
-    def __getitem__(self, chunk: int) -> tuple[Tensor, list[Record]]:
-        return pack([self._prepared(index) for index in self.chunks[chunk]])
+    def make(self, items: Sequence[int], begin: Callable[[int], None], allocate: Allocate) -> Made:
+        prepared = []
+        for item in items:
+            begin(item)
+            prepared.append(self._prepared(self.indices[item]))
+        return pack(prepared, allocate)
 
     def _prepared(self, index: int) -> Prepared:
         return prepare(index, lambda: self.source.read(self.source.samples[index]), self.protocols, self.offload)

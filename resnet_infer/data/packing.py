@@ -79,9 +79,9 @@ def prepare(
     return Prepared(Record(index, (height, width), form, sum(part.numel() for part in parts)), parts)
 
 
-def pack(images: Sequence[Prepared]) -> tuple[Tensor, list[Record]]:
-    """All parts in one block: every tensor sent costs a file descriptor."""
-    block = torch.empty(sum(image.record.length for image in images), dtype=torch.uint8)
+def pack(images: Sequence[Prepared], allocate: Callable[[int], Tensor]) -> tuple[Tensor, list[Record]]:
+    """All parts in one block of `allocate(bytes)`: every block sent costs a file descriptor."""
+    block = allocate(sum(image.record.length for image in images))
     offset = 0
     for image in images:
         for part in image.parts:  # straight from the resized image into the block: the only copy on this side

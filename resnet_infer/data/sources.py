@@ -1,41 +1,31 @@
 """Where images come from: files, folders, lists of files and standard input, each read in place.
 
-A source lists its samples once and reads one at a time. Sources travel to worker processes, so they hold names
-and offsets, never open files. Archives are in `archives.py`; `open_source` finds the right kind.
+A source lists its samples once, in columns, and reads one at a time. Sources travel to worker processes, so they hold
+names and offsets, never a position in an open file. `open_source` finds the right kind.
 """
 
 import io
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from glob import glob, has_magic
-from pathlib import Path, PurePosixPath
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_infer.data.patterns import matching
+from resnet_infer.data.samples import Chosen, Labels, Lazy, Sample, Samples, Strings
+from resnet_infer.data.trees import IMAGE_SUFFIXES, classified, folder_tree
+from resnet_infer.data.zips import MAX_BYTES
 from resnet_infer.errors import DataError, UsageError
 
 Pixels = NDArray[np.uint8]
 """(height, width, 3), RGB."""
 Part = Literal["train", "test"]
 
-IMAGE_SUFFIXES = {
-    ".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm",
-    ".ppm", ".tga", ".tif", ".tiff", ".webp",
-}  # fmt: skip
 LIST_SUFFIXES = (".txt", ".tsv", ".lst", ".list")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """One image: the name users know it by, the class they say it has, and what its source reads it by."""
-
-    name: str
-    label: str | None = None
-    """Class folder, or label of a list file; None where the source states no class."""
-    key: Any = None
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 
 class Source(Protocol):
@@ -71,7 +61,14 @@ class Files:
 
     def read(self, sample: Sample) -> bytes:
         """The file's bytes."""
-        return Path(sample.key).read_bytes()
+        try:
+            with open(sample.key, "rb") as file:
+                data = file.read(MAX_BYTES + 1)
+        except ValueError as error:  # a NUL in it
+            raise DataError(f"no path can be so named ({error})") from error
+        if len(data) > MAX_BYTES:
+            raise DataError(f"has more than the limit of {MAX_BYTES:,} bytes")
+        return data
 
 
 class Memory:
@@ -95,10 +92,8 @@ class Joined:
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self.name = sources[0].name if len(sources) == 1 else f"{len(sources)} inputs"
-        self.samples = [
-            replace(sample, key=(index, sample)) for index, source in enumerate(sources) for sample in source.samples
-        ]
-        self.left_out = [name for source in sources for name in source.left_out]
+        self.samples = Chosen([source.samples for source in sources], _part_and_sample)
+        self.left_out = Strings(name for source in sources for name in source.left_out)
         self._sources = sources
 
     def read(self, sample: Sample) -> bytes | Pixels:
@@ -116,7 +111,7 @@ class Subset:
 
     def __init__(self, name: str, source: Source, positions: Sequence[int]) -> None:
         self.name = name
-        self.samples = [source.samples[position] for position in positions]
+        self.samples = Chosen([source.samples], _own_key, positions)
         self._source = source
 
     def read(self, sample: Sample) -> bytes | Pixels:
@@ -124,39 +119,90 @@ class Subset:
         return self._source.read(sample)
 
 
-def open_source(path: str | os.PathLike[str], part: Part = "test") -> Source:
-    """The source at a path: folder, .zip, .tar, list file, cifar-10-batches-py folder, or one image.
+def _part_and_sample(part: int, within: int, sample: Sample) -> tuple[int, Sample]:
+    return part, sample
 
-    `part` says which images of a cifar-10-batches-py folder are meant; the other kinds have one part.
+
+def _own_key(part: int, within: int, sample: Sample) -> Any:
+    return sample.key
+
+
+def open_source(path: str | os.PathLike[str], part: Part = "test") -> Source:
+    """The source at a path: folder, .zip, .tar, .parquet, list file, cifar-10-batches-py folder, or one image.
+
+    A pattern, as `val-{000..009}.tar` or `val-*.tar`, is all the files that it names. `part` says which images of a
+    cifar-10-batches-py folder are meant; the other kinds have one part.
 
     Raises DataError if it is missing, empty or damaged.
     """
-    from resnet_infer.data import archives
-
-    where = Path(path)
-    if not os.fspath(path):
+    text = os.fspath(path)
+    if not text:
         raise DataError("an input's name is empty; give a file or folder")
-    suffix = where.suffix.lower()
-    source: Source
+    if not Path(path).exists() and (paths := matching(text)):
+        sources = _opened(paths, part)
+        return sources[0] if len(sources) == 1 else Joined(sources)
+    return _opened_one(text, part)
+
+
+def _opened_one(path: str, part: Part) -> Source:
+    where = Path(path)
     try:
-        if where.is_dir():
-            source = archives.Cifar10(where, part) if archives.Cifar10.fits(where) else _folder(where)
-        elif not where.exists():
+        if not where.exists():
             raise DataError(f"{path}: no such file or folder")
-        elif suffix == ".zip":
-            source = archives.Zip(where)
-        elif suffix == ".tar" or where.name.lower().endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")):
-            source = archives.Tar(where)
-        elif suffix in LIST_SUFFIXES:
-            source = _list_file(where)
-        else:
-            source = Files(str(path), [Sample(name=str(path), key=str(where))])
+        source = _source_at(where, path, part)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     if not source.samples:
         others = f"; it has {len(source.left_out)} other files, as {source.left_out[0]}" if source.left_out else ""
         raise DataError(f"{path}: no images in it{others}. Images end in {', '.join(sorted(IMAGE_SUFFIXES))}")
     return source
+
+
+def _source_at(where: Path, path: str, part: Part) -> Source:
+    from resnet_infer.data import archives, cifar10, parquet, shards
+
+    suffix = where.suffix.lower()
+    if where.is_dir():
+        if cifar10.Cifar10.fits(where):
+            return cifar10.Cifar10(where, part)
+        source = Files(str(where), *folder_tree(where))
+        tables = [name for name in source.left_out if name.lower().endswith(parquet.SUFFIX)]
+        if tables and not source.samples:
+            return parquet.Parquet(path, [str(where / name) for name in sorted(tables)])
+        return source
+    if suffix == parquet.SUFFIX:
+        return parquet.Parquet(path, [path])
+    if where.name.lower().endswith(TAR_SUFFIXES):
+        return shards.Shards(path, [path]) if shards.are_shards(path) else archives.Archive(where)
+    if suffix == ".zip":
+        return archives.Archive(where)
+    return _list_file(where) if suffix in LIST_SUFFIXES else _single_files([path])
+
+
+def _opened(paths: Sequence[str], part: Part) -> list[Source]:
+    """Sources of these paths in order; shards, tables and single images that follow one another make one source."""
+    from resnet_infer.data import parquet, shards
+
+    sources: list[Source] = []
+    for kind, group in groupby(paths, _kind):
+        some = list(group)
+        if kind == "image":
+            sources.append(_single_files(some))
+        elif kind == "table" and len(some) > 1:
+            sources.append(parquet.Parquet(f"{len(some)} tables", some))
+        elif kind == "tar" and len(some) > 1 and shards.are_shards(some[0]):
+            sources.append(shards.Shards(f"{len(some)} shards", some))
+        else:
+            sources += [_opened_one(path, part) for path in some]
+    return sources
+
+
+def _kind(path: str) -> str:
+    """What a path is by its name, where that needs no look inside."""
+    suffix = os.path.splitext(path)[1].lower()
+    kinds = {".tar": "tar", ".parquet": "table"} | dict.fromkeys(IMAGE_SUFFIXES, "image")
+    kind = kinds.get(suffix, "")
+    return kind if kind and os.path.isfile(path) else ""
 
 
 def open_inputs(inputs: Sequence[str], stdin: BinaryIO, part: Part = "test") -> Source:
@@ -168,77 +214,46 @@ def open_inputs(inputs: Sequence[str], stdin: BinaryIO, part: Part = "test") -> 
     for given in inputs:
         if given == "-":
             sources += _standard_input(stdin)
-        elif has_magic(given) and not Path(given).exists():
-            matches = sorted(glob(given, recursive=True))
-            if not matches:
-                raise DataError(f"{given}: no file matches this pattern")
-            sources += [open_source(match, part) for match in matches]
+        elif given and not Path(given).exists() and (paths := matching(given)):
+            sources += _opened(paths, part)
         else:
             sources.append(open_source(given, part))
     return sources[0] if len(sources) == 1 else Joined(sources)
 
 
-def classified(entries: Sequence[tuple[str, Any]]) -> tuple[list[Sample], list[str]]:
-    """Samples of a tree's entries (path inside it, key), each with its class folder; and the files left out.
-
-    The class is the first folder below the folders that all images share: `test/airplane/1.png` beside
-    `test/bird/2.png` is an airplane. Hidden files and macOS's copies of them are no images.
-    """
-    images: list[tuple[PurePosixPath, Any]] = []  # sorted below, so that a tree has one order in every container
-    left_out: list[str] = []
-    for name, key in entries:
-        path = PurePosixPath(name)
-        if any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
-            continue
-        if path.suffix.lower() in IMAGE_SUFFIXES and key is not None:
-            images.append((path, key))
-        else:
-            left_out.append(name)
-    images.sort(key=lambda image: image[0].parts)
-    shared = len(_shared_folders([path.parts[:-1] for path, _ in images]))
-    samples = [
-        Sample(name=str(path), label=path.parts[shared] if len(path.parts) > shared + 1 else None, key=key)
-        for path, key in images
-    ]
-    return samples, left_out
-
-
-def _shared_folders(folders: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    if not folders:
-        return ()
-    first, last = min(folders), max(folders)
-    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-    return first[:same]
-
-
-def _folder(root: Path) -> Files:
-    samples, left_out = classified([(path.relative_to(root).as_posix(), str(path)) for path in _walk(root)])
-    return Files(str(root), [replace(sample, name=sample.key) for sample in samples], left_out)
-
-
-def _walk(root: Path) -> Iterator[Path]:
-    seen = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:  # a link to a folder above it
-            folders.clear()
-            continue
-        seen.add(real)
-        folders.sort()
-        yield from (Path(folder, file) for file in sorted(files))
+def _single_files(paths: Sequence[str]) -> Files:
+    names = Strings(paths)
+    title = paths[0] if len(paths) == 1 else f"{len(paths)} files"
+    return Files(title, Samples(names, Labels([None] * len(paths)), names))
 
 
 def _list_file(path: Path) -> Files:
+    names, labels = Strings(), Labels()
     try:
-        text = path.read_text("utf-8-sig")
+        with path.open(encoding="utf-8-sig", newline="\n") as file:
+            for line in file:  # only "\n" ends one: other separators may be part of a name
+                if line.strip():
+                    name, _, label = line.rstrip("\n").rstrip("\r").partition("\t")
+                    names.append(name)
+                    labels.append(label.strip() or None)
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not a text file; a list has one `path<TAB>label` a line") from error
-    samples = []
-    for line in text.split("\n"):  # not splitlines: other separators may be part of a name
-        if line.strip():
-            file, _, label = line.rstrip("\r").partition("\t")
-            samples.append(Sample(name=file, label=label.strip() or None, key=str(path.parent / file)))
-    return Files(str(path), samples)
+    return Files(str(path), Samples(names, labels, _Beside(path.parent, names)))
+
+
+class _Beside(Lazy[str]):
+    """Paths relative to a folder."""
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        self._folder = folder
+        self._names = names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def at(self, index: int) -> str:
+        """See Lazy."""
+        return str(self._folder / self._names[index])
 
 
 def _standard_input(stdin: BinaryIO) -> list[Source]:
@@ -251,4 +266,20 @@ def _standard_input(stdin: BinaryIO) -> list[Source]:
         text = "\0"
     if "\0" in text:
         return [Memory("standard input", [("-", data)])]
-    return [open_source(line.strip()) for line in io.StringIO(text) if line.strip()]
+    return _opened([line.strip() for line in io.StringIO(text) if line.strip()], "test")
+
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "Files",
+    "Joined",
+    "Memory",
+    "Part",
+    "Pixels",
+    "Sample",
+    "Source",
+    "Subset",
+    "classified",
+    "open_inputs",
+    "open_source",
+]

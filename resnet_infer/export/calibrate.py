@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
 from onnxruntime.quantization.calibrate import create_calibrator
 
+from resnet_infer.agreement import agreement, errors, probabilities, truth_of
 from resnet_infer.backends.base import Normalize
 from resnet_infer.backends.load import Model
 from resnet_infer.backends.ort import OrtBackend
-from resnet_infer.compare import agreement, errors, probabilities, truth_of
 from resnet_infer.data.loader import load
 from resnet_infer.data.sources import Source
 from resnet_infer.errors import DataError, GateError, UsageError

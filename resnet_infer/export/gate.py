@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from resnet_infer.agreement import Agreement, compare
 from resnet_infer.backends.load import Model
-from resnet_infer.compare import Agreement, compare
 from resnet_infer.data.sources import Source
 from resnet_infer.errors import GateError, UsageError
 from resnet_infer.protocols import Protocol

@@ -42,6 +42,18 @@ class EvalRow:
     on_error: str
     resumed: int = 0
     """Images of the count that an earlier, interrupted evaluation had scored."""
+    members: Sequence[Mapping[str, Any]] = ()
+    """{"model", "weight"} of an ensemble's members."""
+    metrics: Mapping[str, Any] | None = None
+    """What `metrics.Metrics.to_dict` says, where it was asked for: calibration, classes, confusions."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; no members of a single model, and no metrics where none were counted."""
+        values = asdict(self)
+        for name in ("members", "metrics"):
+            if not values[name]:
+                del values[name]
+        return values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

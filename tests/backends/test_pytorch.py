@@ -9,7 +9,7 @@ from resnet_infer.manifest import Manifest
 from resnet_infer.model.checkpoints import Checkpoint
 from resnet_infer.model.resnet import build
 from resnet_infer.preprocessing import Preprocessing
-from resnet_infer.specs import spec_from_name
+from resnet_infer.specs import Head, spec_from_name
 
 PREPROCESSING = Preprocessing(mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3), resize=32, crop=32)
 
@@ -48,6 +48,54 @@ def test_reduced_precision_is_near_fp32_but_is_not_fp32(checkpoint: Checkpoint, 
     difference = (backend.run(x_BCHW, "pooled")[:, :, 0, 0] - expected).abs().max() / expected.abs().max()
     assert backend.info.precision == precision
     assert 2.0 ** -(bits + 6) < difference < 2.0 ** -(bits - 5)
+
+
+@pytest.mark.parametrize("head", ["pooled", "dense"])
+def test_folding_changes_rounding_only(checkpoint: Checkpoint, head: Head) -> None:
+    seen = Checkpoint(
+        name="seen",
+        manifest=checkpoint.manifest,
+        state_dict={
+            name: torch.rand_like(tensor) + 0.5 if "bn" in name and tensor.is_floating_point() else tensor
+            for name, tensor in checkpoint.state_dict.items()
+        },
+    )
+    x_BCHW = images(3, 32, 40)
+    folded, plain = (TorchBackend(seen, "cpu", fold=fold).run(x_BCHW, head) for fold in (True, False))
+    torch.testing.assert_close(folded, plain, rtol=1e-4, atol=1e-4 * float(plain.abs().max()))
+    assert not torch.equal(folded, plain)
+
+
+@pytest.mark.slow
+def test_compiled_scores_are_the_eager_ones_for_any_batch_and_size(checkpoint: Checkpoint) -> None:
+    eager, compiled = TorchBackend(checkpoint, "cpu"), TorchBackend(checkpoint, "cpu", compile="default")
+    graphs = torch._dynamo.utils.counters["stats"]
+    crops = [(batch, 32, 32) for batch in (4, 1, 3, 4)]
+    whole = [(2, 48 + 4 * step, 64 + 8 * step) for step in range(6)]
+    shapes: dict[Head, list[tuple[int, int, int]]] = {"pooled": crops, "dense": whole}
+    for head, most in (("pooled", 1), ("dense", 3)):
+        before = graphs["unique_graphs"]
+        for shape in shapes[head]:
+            x_BCHW = images(*shape)
+            torch.testing.assert_close(compiled.run(x_BCHW, head), eager.run(x_BCHW, head), rtol=1e-4, atol=1e-4)
+        assert 1 <= graphs["unique_graphs"] - before <= most
+
+
+def test_autocast_runs_in_the_type_it_is_given(checkpoint: Checkpoint) -> None:
+    x_BCHW = images(4, 32, 32)
+    expected = by_hand(checkpoint, x_BCHW)
+    scores = TorchBackend(checkpoint, "cpu", "bf16", autocast=True).run(x_BCHW, "pooled")[:, :, 0, 0]
+    difference = (scores - expected).abs().max() / expected.abs().max()
+    assert 2.0**-14 < difference < 2.0**-3
+
+
+def test_ways_to_run_that_cannot_be_are_usage_errors(checkpoint: Checkpoint) -> None:
+    with pytest.raises(UsageError, match="--compile 'fast' is not one of default"):
+        TorchBackend(checkpoint, "cpu", compile="fast")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="--autocast is for --precision bf16 or fp16, not for fp32"):
+        TorchBackend(checkpoint, "cpu", autocast=True)
+    with pytest.raises(UsageError, match="cuda-graphs is for CUDA"):
+        TorchBackend(checkpoint, "cpu", compile="cuda-graphs")
 
 
 def test_dense_map_has_one_score_a_window(checkpoint: Checkpoint) -> None:

@@ -2,10 +2,11 @@
 
 import os
 import pickle
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -17,7 +18,6 @@ from resnet_infer.data.loader import CHUNK, FEW, auto_workers, load
 from resnet_infer.data.packing import Offload, Rendered
 from resnet_infer.data.render import distinct_tiles
 from resnet_infer.data.sources import Memory, Sample, Source, open_source
-from resnet_infer.errors import DataError
 from resnet_infer.protocols import multi_scale, single_crop, ten_crop
 
 Picture = Callable[..., NDArray[np.uint8]]
@@ -125,10 +125,27 @@ class Fatal:
         return b""
 
 
-@pytest.mark.filterwarnings("ignore")  # torch's own, about the worker that is gone
-def test_a_worker_that_dies_is_a_data_error() -> None:
-    with pytest.raises(DataError, match=r"fatal: a worker process died.*--workers 0"):
-        list(load(Fatal(), PROTOCOLS, range(2), 1))
+def test_an_image_whose_worker_dies_is_a_record_in_its_place() -> None:
+    zero, one = load(Fatal(), PROTOCOLS, (1, 0), 1)
+    assert (zero.index, one.index) == (1, 0)
+    assert "ended with exit code 9, twice" in zero.error
+    assert one.error == "the file is empty"
+
+
+class Slow(Memory):
+    """A source whose second image never comes, as from a network drive that is gone."""
+
+    def read(self, sample: Sample) -> Any:
+        if sample.key == 1:
+            time.sleep(600)
+        return super().read(sample)
+
+
+def test_an_image_that_takes_too_long_is_a_record(images: list[NDArray[np.uint8]]) -> None:
+    source = Slow("slow", [(str(number), image) for number, image in enumerate(images[:6])])
+    loaded = list(load(source, PROTOCOLS, range(6), 2, image_timeout_s=1.5))
+    assert [image.index for image in loaded] == list(range(6))
+    assert [image.error for image in loaded] == ["", "took longer than 1.5 s to read and decode", "", "", "", ""]
 
 
 def test_protocols_of_one_pass_may_differ_in_interpolation(source: Source, images: list[NDArray[np.uint8]]) -> None:

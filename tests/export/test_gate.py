@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from resnet_infer.agreement import Agreement
 from resnet_infer.backends.load import Model, open_model
 from resnet_infer.backends.onnx_file import stored_manifest
-from resnet_infer.compare import Agreement
 from resnet_infer.data.sources import Source, open_source
 from resnet_infer.errors import GateError, UsageError
 from resnet_infer.evaluate import evaluate

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import os
-from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -78,7 +77,7 @@ def test_predictions_and_failures_share_a_table() -> None:
 
 
 def test_an_evaluations_row_reads_back_from_every_format() -> None:
-    values = asdict(ROW)
+    values = ROW.to_dict()
     as_lists = values | {"top1_err_ci95": list(ROW.top1_err_ci95)}
     assert json.loads(as_json(values)) == as_lists
     assert json.loads(as_json_lines([values])) == as_lists

@@ -1,0 +1,1 @@
+"""Measuring speed: what runs how fast, and how fast the machine would let it."""

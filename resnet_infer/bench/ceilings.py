@@ -1,0 +1,117 @@
+"""The machine's own ceilings, measured by the plainest operation that reaches each: a copy, a product, a decode."""
+
+import io
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+
+from resnet_infer.data.decode import decode
+from resnet_infer.data.loader import cores
+from resnet_infer.report.measurements import Ceilings
+
+COPY_BYTES = {"cpu": 2**28, "cuda": 2**31}
+SIDE = {"cpu": 2048, "cuda": 8192}
+"""Of the square matrices."""
+LEAST_S = 0.3
+"""Every ceiling is the best of the runs in this time: it is what the machine can do, not what it does on average."""
+SYNTHETIC = (375, 500)
+"""(height, width) in pixels of the JPEG that is decoded where no images are given; ImageNet's commonest size."""
+
+
+def measure_ceilings(device: torch.device, images: Sequence[bytes] = ()) -> Ceilings:
+    """Measure this device and this machine's decoder, on encoded `images` or on a synthetic JPEG."""
+    products = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    rates = {name: _matmul(device, dtype) for name, dtype in products.items()}
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
+        torch.backends.cuda.matmul.allow_tf32 = True
+        rates["tf32"] = _matmul(device, torch.float32)
+        torch.backends.cuda.matmul.allow_tf32 = False
+    if (int8 := _int8_matmul(device)) is not None:
+        rates["int8"] = int8
+    return Ceilings(
+        copy_gb_per_s=_copy(device),
+        matmul_tflop_per_s=rates,
+        upload_gb_per_s=_upload(device) if device.type == "cuda" else 0.0,
+        decode_images_per_s_per_core=_decode(images or [synthetic_jpeg()]),
+        cores=cores(),
+    )
+
+
+def synthetic_jpeg(seed: int = 0, size: tuple[int, int] = SYNTHETIC, motif: int | None = None) -> bytes:
+    """A picture with structure at every scale, as a JPEG file of about the size of a photograph's.
+
+    `size` is (height, width) in pixels. Pictures of one `motif` share their coarse structure.
+    """
+    height, width = size
+    own, shared = np.random.default_rng(seed), np.random.default_rng(motif)
+    pixels = np.zeros((height, width, 3))
+    for cells in (3, 9, 27, 81, 243):
+        random = shared if cells <= 9 and motif is not None else own
+        noise = random.standard_normal((cells, cells, 3)).astype(np.float32) * 64 / cells**0.4
+        channels = [Image.fromarray(noise[:, :, c]).resize((width, height), Image.Resampling.BICUBIC) for c in range(3)]
+        pixels += np.stack([np.asarray(channel) for channel in channels], axis=2)
+    file = io.BytesIO()
+    Image.fromarray(np.clip(pixels + 128, 0, 255).astype(np.uint8)).save(file, "JPEG", quality=92)
+    return file.getvalue()
+
+
+def _best_seconds(device: torch.device, work: Callable[[], object]) -> float:
+    """The shortest of repeated runs."""
+    work()
+    best, begun = float("inf"), time.perf_counter()
+    while time.perf_counter() - begun < LEAST_S:
+        _wait(device)
+        start = time.perf_counter()
+        work()
+        _wait(device)
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _copy(device: torch.device) -> float:
+    source = torch.randint(0, 256, (COPY_BYTES[device.type],), dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * len(source) / _best_seconds(device, lambda: target.copy_(source)) / 1e9
+
+
+def _matmul(device: torch.device, dtype: torch.dtype) -> float:
+    side = SIDE[device.type]
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    out = torch.empty(side, side, device=device, dtype=dtype)
+    return 2 * side**3 / _best_seconds(device, lambda: torch.mm(a, b, out=out)) / 1e12
+
+
+def _int8_matmul(device: torch.device) -> float | None:
+    """None where PyTorch has no such product: its operator for it is private."""
+    side = SIDE[device.type]
+    a, b = (torch.randint(-127, 128, (side, side), dtype=torch.int8, device=device) for _ in range(2))
+    b = b.t().contiguous().t()
+    try:
+        return 2 * side**3 / _best_seconds(device, lambda: torch._int_mm(a, b)) / 1e12
+    except RuntimeError:
+        return None
+
+
+def _upload(device: torch.device) -> float:
+    host = torch.empty(2**28, dtype=torch.uint8, pin_memory=True).random_()
+    target = torch.empty(len(host), dtype=torch.uint8, device=device)
+    return len(host) / _best_seconds(device, lambda: target.copy_(host, non_blocking=True)) / 1e9
+
+
+def _decode(images: Sequence[bytes]) -> float:
+    """Images a second on one thread."""
+    decode(images[0])
+    begun = time.perf_counter()
+    decoded = 0
+    while (elapsed := time.perf_counter() - begun) < LEAST_S or decoded < len(images):
+        decode(images[decoded % len(images)])
+        decoded += 1
+    return decoded / elapsed

@@ -1,0 +1,70 @@
+"""Several models as one: the weighted mean of their softmax scores, as the paper's Table 5 averages six.
+
+Every member is scored in its own preprocessing and on its own backend, over one decode; its classes are put into the
+first member's order before they are averaged.
+
+Shapes: P protocols of a member, Q rows, K classes.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from resnet_infer.alignment import Order, reorder
+from resnet_infer.errors import UsageError
+from resnet_infer.protocols import Protocol
+from resnet_infer.score import Member
+
+
+class Ensemble:
+    """Members with equally many protocols; the n-th of each are averaged. One member is itself and no ensemble."""
+
+    def __init__(
+        self, members: Sequence[Member], orders: Sequence[Order], weights: Sequence[float] | None = None
+    ) -> None:
+        """`weights` of None are equal ones. Raises UsageError for weights that are none."""
+        self.members = members
+        self.weights = normalised(weights, len(members))
+        self._orders = orders
+        self._size = len(members[0].protocols)
+        self._reorders = any(order is not None for order in orders)
+        if any(len(member.protocols) != self._size for member in members):
+            raise ValueError("members of an ensemble have equally many protocols")
+        self._shares = torch.cat([weight * torch.eye(self._size) for weight in self.weights], 1)
+        """What each of the members' rows adds to each of the ensemble's."""
+
+    @property
+    def averages(self) -> bool:
+        """Whether there is anything to average."""
+        return len(self.members) > 1
+
+    @property
+    def protocols(self) -> list[Protocol]:
+        """The protocol of every row: the members' one after another, then the ensemble's by its first member's."""
+        own = [protocol for member in self.members for protocol in member.protocols]
+        return own + list(self.members[0].protocols) if self.averages else own
+
+    def rows(self, probs_PK: Tensor) -> Tensor:
+        """The rows of `score_together`, then the ensemble's, all in the first member's order of classes."""
+        if not self.averages:
+            return probs_PK
+        if self._reorders:
+            starts = range(0, len(probs_PK), self._size)
+            own = [reorder(probs_PK[at : at + self._size], o) for at, o in zip(starts, self._orders, strict=True)]
+            probs_PK = torch.cat(own)
+        return torch.cat((probs_PK, self._shares @ probs_PK))
+
+
+def normalised(weights: Sequence[float] | None, members: int) -> tuple[float, ...]:
+    """Weights that sum to 1; raises UsageError if there are not as many as members, or one is not positive."""
+    if weights is None:
+        return (1 / members,) * members
+    if len(weights) != members:
+        raise UsageError(
+            f"--weights has {len(weights)} numbers for {members} models; give one for each, in their order"
+        )
+    if not all(math.isfinite(weight) and weight > 0 for weight in weights):
+        raise UsageError(f"--weights must be positive numbers; got {', '.join(f'{weight:g}' for weight in weights)}")
+    return tuple(weight / sum(weights) for weight in weights)
