@@ -78,8 +78,9 @@ class Archive:
             self._list(tree, inside, f"{prefix}{name}/", f"{where}/{name}", depth + 1)
 
     def _is_archive(self, name: str, where: str, depth: int) -> bool:
-        hidden = any(part.startswith(".") or part == "__MACOSX" for part in name.split("/") if part != ".")
-        if hidden or not name.lower().endswith(ARCHIVE_SUFFIXES):
+        if not name.lower().endswith(ARCHIVE_SUFFIXES):
+            return False
+        if any(part.startswith(".") or part == "__MACOSX" for part in name.split("/") if part != "."):
             return False
         if depth >= MAX_DEPTH:
             raise DataError(f"{where}: archives in it are more than {MAX_DEPTH} deep, as {name}; unpack the outermost")
