@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from resnet_infer.errors import ArtifactError, UsageError
-from resnet_infer.manifest import MAX_BYTES, Manifest
+from resnet_infer.manifest import Manifest, checked_json
 from resnet_infer.precisions import Layer
 from resnet_infer.shapes import ShapeRange
 
@@ -84,9 +84,7 @@ class EngineRecord:
     def from_json(cls, text: str, where: str) -> "EngineRecord":
         """Parse and validate; raises ArtifactError naming `where` for anything malformed."""
         try:
-            if len(text) > MAX_BYTES:
-                raise UsageError(f"{len(text):,} bytes are over the limit of {MAX_BYTES:,}")
-            values = json.loads(text)
+            values = checked_json(text)
             if not isinstance(values, dict) or values.get("resnet_infer_engine") is not VERSION:
                 raise UsageError(f"it is no engine manifest of version {VERSION}")
             if values["flavour"] not in get_args(Flavour):

@@ -17,6 +17,35 @@ from resnet_infer.specs import Head, ModelSpec
 KEY = "resnet_infer"
 VERSION = 1
 MAX_BYTES = 64 * 2**20
+MAX_DEPTH = 32
+MAX_TEXT = 2**16
+"""Characters of one text."""
+MAX_VALUES = 4_000_000
+"""A million classes have a name and an id each."""
+
+
+def checked_json(text: str) -> Any:
+    """Parse JSON of another's making; raises UsageError or ValueError if it is malformed or beyond all use."""
+    if len(text) > MAX_BYTES:
+        raise UsageError(f"{len(text):,} bytes are over the limit of {MAX_BYTES:,}")
+    values = json.loads(text)
+    level, depth, count = [values], 0, 0
+    while level:
+        depth += 1
+        count += len(level)
+        if depth > MAX_DEPTH or count > MAX_VALUES:
+            raise UsageError(f"it is nested deeper than {MAX_DEPTH} levels, or holds more than {MAX_VALUES:,} values")
+        inner: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                inner += value
+                inner += value.values()
+            elif isinstance(value, list):
+                inner += value
+            elif isinstance(value, str) and len(value) > MAX_TEXT:
+                raise UsageError(f"a text of {len(value):,} characters is over the limit of {MAX_TEXT:,}")
+        level = inner
+    return values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,9 +110,7 @@ class Manifest:
     def from_json(cls, text: str, where: str) -> "Manifest":
         """Parse and validate; raises ArtifactError naming `where` for anything malformed."""
         try:
-            if len(text) > MAX_BYTES:
-                raise UsageError(f"manifest of {len(text):,} bytes is over the limit of {MAX_BYTES:,}")
-            values = json.loads(text)
+            values = checked_json(text)
             if not isinstance(values, dict):
                 raise UsageError("manifest is not a JSON object")
             if values.get("version") != VERSION:

@@ -1,6 +1,6 @@
 """The best classes of images."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
@@ -18,13 +18,14 @@ def predict(
     protocol: Protocol,
     source: Source,
     *,
+    indices: Sequence[int] | None = None,
     top_k: int = 5,
     batch_size: int | None = None,
     workers: int | None = None,
     offload: Offload = "nothing",
     image_timeout_s: float | None = None,
 ) -> Iterator[Prediction]:
-    """One record an image, in the source's order, each as soon as it and all before it are done.
+    """One record an image, of all or of those at `indices`, in their order, each once it and all before it are done.
 
     Probabilities are the protocol's averages. An image that cannot be read gives a record with its error.
     Raises UsageError if `top_k` is below 1; more than there are classes gives all.
@@ -32,16 +33,19 @@ def predict(
     if top_k < 1:
         raise UsageError(f"--top-k must be at least 1; got {top_k}")
     waiting: dict[int, Prediction] = {}
-    due = 0
-    for result in score(
+    order = iter(range(len(source.samples)) if indices is None else indices)
+    due = next(order, None)
+    results = score(
         model,
         [protocol],
         source,
+        indices=indices,
         batch_size=batch_size,
         workers=workers,
         offload=offload,
         image_timeout_s=image_timeout_s,
-    ):
+    )
+    for result in results:
         path = source.samples[result.index].name
         if result.probs_PK is None:
             waiting[result.index] = Prediction(path=path, error=result.error)
@@ -53,9 +57,9 @@ def predict(
                 backend=model.backend.info.name,
                 predictions=_best(model, result.probs_PK[0], top_k),
             )
-        while due in waiting:
+        while due is not None and due in waiting:
             yield waiting.pop(due)
-            due += 1
+            due = next(order, None)
 
 
 def _best(model: Model, probs_K: Tensor, top_k: int) -> list[dict[str, object]]:

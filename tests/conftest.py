@@ -1,10 +1,14 @@
 """What several test modules need: shared data, pictures, a small model, and scoring by its plain definition."""
 
 import io
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one thread each: threads that wait for a busy core cost more than they give
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis
 import numpy as np

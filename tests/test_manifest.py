@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from resnet_infer.errors import ArtifactError
 from resnet_infer.labels import CIFAR10_NAMES, Labels, imagenet1k
-from resnet_infer.manifest import Manifest
+from resnet_infer.manifest import MAX_DEPTH, MAX_TEXT, Manifest
 from resnet_infer.preprocessing import Preprocessing
 from resnet_infer.specs import architecture_names, spec_from_name
 
@@ -198,3 +199,23 @@ def test_any_cut_or_changed_text(data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(text)))
     end = data.draw(st.integers(start, min(len(text), start + 30)))
     read_or_refused(text[:start] + data.draw(st.text(max_size=5)) + text[end:])
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("x" * (MAX_TEXT + 1), "characters is over the limit"),
+        ({"x" * (MAX_TEXT + 1): 1}, "characters is over the limit"),
+        (reduce(lambda inner, _: [inner], range(MAX_DEPTH), []), "nested deeper"),
+    ],
+)
+def test_values_beyond_all_use_are_refused(value: Any, reason: str) -> None:
+    text = json.dumps({"version": 1, "extra": value})
+    with pytest.raises(ArtifactError, match=reason):
+        Manifest.from_json(text, "x.onnx")
+
+
+def test_more_values_than_any_manifest_has_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resnet_infer.manifest.MAX_VALUES", 100)
+    with pytest.raises(ArtifactError, match="more than 100 values"):
+        Manifest.from_json(json.dumps({"extra": list(range(200))}), "x.onnx")

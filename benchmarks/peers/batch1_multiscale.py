@@ -5,7 +5,7 @@ averaged over windows, mirror and scales, as in our default. Decoding an image o
 decoding it for every scale the usual one; torch.compile(dynamic=True) is stronger still.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,9 @@ def start(
     decode_once: bool,
     channels_last: bool = True,
     compile: str | None = None,
+    device: str = "cpu",
+    autocast: str | None = None,
+    scales: Sequence[int] = PAPER_SCALES,
 ) -> Running:
     """Network and transforms."""
     net = ready(
@@ -61,8 +64,10 @@ def start(
         channels_last=channels_last,
         compile=compile,
         dynamic=True if compile else None,
+        device=device,
+        autocast=autocast,
     )
-    transforms = [Compose([Resize(s), ToTensor(), Normalize(IMAGENET_MEAN, IMAGENET_STD)]) for s in PAPER_SCALES]
+    transforms = [Compose([Resize(s), ToTensor(), Normalize(IMAGENET_MEAN, IMAGENET_STD)]) for s in scales]
     files = labelled(folder, images)
 
     def loop() -> Iterator[Tensor]:
@@ -75,13 +80,13 @@ def start(
                 x_BCHW = transform(image)[None]
                 for view_BCHW in (x_BCHW, x_BCHW.flip(3)):
                     with torch.inference_mode():
-                        scores_BKhw = net(laid_out(view_BCHW, channels_last))
+                        scores_BKhw = net(laid_out(view_BCHW, channels_last, device))
                         found.append(scores_BKhw.softmax(1).mean((2, 3)))
             yield torch.stack(found).mean(0)
 
     classes = [index for _, index in files]
     return Running(
-        outputs=lambda: torch.cat(list(loop())),
+        outputs=lambda: torch.cat(list(loop())).cpu(),
         work=lambda: {"top1_errors": top1_errors(loop(), classes)},
         versions={"torch": torch.__version__, "torchvision": torchvision.__version__},
     )

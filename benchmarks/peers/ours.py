@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.peers.eager import finish
 from benchmarks.peers.materials import BATCH, OVERRIDES, photos, tiles
 from benchmarks.peers.sides import Running, Side
 from resnet_infer.backends.base import RunOptions
 from resnet_infer.backends.load import Model, open_model
 from resnet_infer.bench.fastest import open_fastest
+from resnet_infer.data.packing import Offload
 from resnet_infer.data.sources import Source, open_source
 from resnet_infer.evaluate import evaluate
 from resnet_infer.protocols import Protocol, multi_scale, single_crop, ten_crop
@@ -25,11 +27,11 @@ PROTOCOLS: Mapping[str, Callable[[], Protocol]] = {
 NONE: Mapping[str, Any] = {}
 
 
-def opened(folder: Path, file: str, precision: str | None, options: Mapping[str, Any]) -> Model:
-    """A material as a model on the CPU; what the commands open with `--device cpu` and these options."""
+def opened(folder: Path, file: str, precision: str | None, options: Mapping[str, Any], device: str = "cpu") -> Model:
+    """A material as a model; what the commands open with `--device` and these options."""
     overrides = OVERRIDES if file.endswith(".pth") else None
     run = RunOptions(**options)
-    return open_model(str(folder / file), device="cpu", precision=precision, overrides=overrides, options=run)
+    return open_model(str(folder / file), device=device, precision=precision, overrides=overrides, options=run)
 
 
 def network(
@@ -40,20 +42,26 @@ def network(
     images: int,
     precision: str | None = None,
     options: Mapping[str, Any] = NONE,
+    device: str = "cpu",
+    cudnn_benchmark: bool = False,
 ) -> Running:
-    """`backend.run` on batches of uint8 photos; normalisation is within the time."""
-    model = opened(folder, file, precision, options)
-    x_BCHW = tiles(folder).permute(0, 3, 1, 2)
+    """`backend.run` on batches of uint8 photos that are on the device; normalisation is within the time."""
+    torch.backends.cudnn.benchmark = cudnn_benchmark
+    model = opened(folder, file, precision, options, device)
+    x_BCHW = tiles(folder).permute(0, 3, 1, 2).to(device)
     batch_BCHW = x_BCHW.repeat(-(-batch // len(x_BCHW)), 1, 1, 1)[:batch].contiguous(memory_format=torch.channels_last)
 
     def work() -> Mapping[str, Any]:
         for _ in range(images // batch):
             model.backend.run(batch_BCHW, "pooled")
+        finish(device)
         return {}
 
-    return Running(
-        outputs=lambda: model.backend.run(x_BCHW, "pooled").flatten(1), work=work, versions=model.backend.info.versions
-    )
+    def outputs() -> Tensor:
+        """Through the batch that is timed, where it is larger: a compiled network then has one shape."""
+        return model.backend.run(batch_BCHW if batch > BATCH else x_BCHW, "pooled").flatten(1)[:BATCH].cpu()
+
+    return Running(outputs=outputs, work=work, versions=model.backend.info.versions)
 
 
 def evaluation(
@@ -66,28 +74,32 @@ def evaluation(
     workers: int | None = None,
     options: Mapping[str, Any] = NONE,
     auto: bool = False,
+    device: str = "cpu",
+    precision: str | None = None,
+    offload: Offload = "nothing",
 ) -> Running:
     """`evaluate` of labelled files, as `resnet-infer eval` runs it; `auto` is its `--backend auto`."""
     source, chosen = open_source(photos(folder, images)), PROTOCOLS[protocol]()
     if auto:
         dense = chosen.head == "dense"
-        model = open_fastest(str(folder / file), dense=dense, device="cpu", overrides=OVERRIDES)
+        model = open_fastest(str(folder / file), dense=dense, device=device, overrides=OVERRIDES)
     else:
-        model = opened(folder, file, None, options)
+        model = opened(folder, file, precision, options, device)
+    how: dict[str, Any] = {"batch_size": batch, "workers": workers, "offload": offload}
 
     def work() -> Mapping[str, Any]:
-        (row,) = evaluate(model, [chosen], source, batch_size=batch, workers=workers)
+        (row,) = evaluate(model, [chosen], source, **how)
         return {"top1_errors": row.top1_errors}
 
     return Running(
-        outputs=lambda: by_name(model, chosen, source, batch, workers), work=work, versions=model.backend.info.versions
+        outputs=lambda: by_name(model, chosen, source, **how), work=work, versions=model.backend.info.versions
     )
 
 
-def by_name(model: Model, protocol: Protocol, source: Source, batch: int | None, workers: int | None) -> Tensor:
-    """(N, K) probabilities in the order of the files' names."""
+def by_name(model: Model, protocol: Protocol, source: Source, **how: Any) -> Tensor:
+    """(N, K) probabilities in the order of the files' names; `how` goes to `score`."""
     found: dict[str, Tensor] = {}
-    for scored in score(model, [protocol], source, batch_size=batch, workers=workers):
+    for scored in score(model, [protocol], source, **how):
         assert scored.probs_PK is not None, scored.error
         found[source.samples[scored.index].name] = scored.probs_PK[0]
     return torch.stack([found[name] for name in sorted(found)])

@@ -15,6 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.peers import (
     batch1_multiscale,
     onnxruntime_plain,
@@ -69,7 +71,7 @@ def run(args: argparse.Namespace, words: Sequence[str]) -> int:
     """The contests of the peers asked for, in the order of PEERS."""
     for name in args.only:
         if name not in PEERS:
-            raise UnknownNameError("peer", name, PEERS)
+            raise UnknownNameError("peer", name, PEERS, f"Peers: {', '.join(PEERS)}")
     if args.repeats < 1 or args.minutes <= 0 or (args.images is not None and args.images < 2):
         raise UsageError("--repeats must be at least 1, --minutes above 0, --images at least 2")
     source = open_source(args.data)
@@ -80,6 +82,7 @@ def run(args: argparse.Namespace, words: Sequence[str]) -> int:
         "what": "ours against other tools",
         "command": " ".join(["python -m benchmarks.peers", *shown(words)]),
         "environment": environment(),
+        "threads": torch.get_num_threads(),
         "peers": versions(PACKAGES),
         "contests": [],
     }

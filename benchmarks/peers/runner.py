@@ -6,7 +6,8 @@ and the last part has as many repeats as fit, at least one. A side that fails or
 
 import importlib.util
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -18,12 +19,13 @@ from numpy.typing import NDArray
 
 from benchmarks.peers.agreement import SAME_BEST, agreement
 from benchmarks.peers.sides import Claim, Contest, Side, let_go, nothing, outputs, set_up, timed_work
-from benchmarks.timing import Call, compare, processes
+from benchmarks.timing import Call, SideFailed, compare, processes
 
 TRYING = 0.6
 """Of a contest's time: for setting up and trying."""
 SHORT_S = 2.0
 """A side whose first timing is shorter is timed twice when it is tried; the better one counts."""
+UNTRIED = "not tried: out of time"
 LONGEST_CALL_S = 300.0
 """A side that takes longer for one step is ended."""
 
@@ -34,20 +36,30 @@ class NotRun(Exception):
     """A contest that cannot be held here, and why; a row of the result."""
 
 
-def hold(contest: Contest, folder: Path, *, repeats: int, seconds: float) -> Record:
+def hold(
+    contest: Contest,
+    folder: Path,
+    *,
+    repeats: int,
+    seconds: float,
+    before: Callable[[Mapping[str, Call]], None] = lambda calls: None,
+) -> Record:
     """The whole contest in about so many seconds; gives its part of the result.
 
-    Its `rows` have a ratio each, or an `error`; it raises nothing that a side raised.
+    Its `rows` have a ratio each, or an `error`; it raises nothing that a side raised. `before` is given the sides'
+    processes ahead of all else.
     """
     started = time.monotonic()
     record = about(contest)
     try:
         with processes(contest.sides(), nothing) as calls:
+            before(calls)
             best = try_sides(contest, folder, calls, record, started + TRYING * seconds)
             left = started + seconds - time.monotonic()
-            record |= final(contest, calls, best, repeats, left)
+            record |= final(contest, calls, best, record["tried"], repeats, left)
             for name in best:
-                calls[name](let_go, timeout_s=LONGEST_CALL_S)
+                with suppress(SideFailed):
+                    calls[name](let_go, timeout_s=LONGEST_CALL_S)
     except NotRun as error:
         record["rows"] = [failed(contest, claim, str(error)) for claim in contest.claims]
     record["seconds"] = time.monotonic() - started
@@ -99,7 +111,7 @@ def try_sides(
         entry: Record = {"side": side.name, "ours": side in contest.ours, "settings": settings_of(side)}
         record["tried"].append(entry)
         if time.monotonic() > until and side.name not in always:
-            entry["error"] = "not tried: out of time"
+            entry["error"] = UNTRIED
             continue
         call = partial(calls[side.name], timeout_s=LONGEST_CALL_S)
         try:
@@ -141,15 +153,26 @@ def describe(entry: Record) -> str:
     return f"outputs differ by {entry['difference']:.2g} of the largest, same best class {entry['same_best_class']:.0%}"
 
 
-def final(contest: Contest, calls: Mapping[str, Call], best: Mapping[str, float], repeats: int, left: float) -> Record:
-    """The finalists timed in turns, and a row for every claim."""
-    ours = fastest(best, [side.name for side in contest.ours])
+def final(
+    contest: Contest,
+    calls: Mapping[str, Call],
+    best: Mapping[str, float],
+    tried: Sequence[Record],
+    repeats: int,
+    left: float,
+) -> Record:
+    """The finalists timed in turns, and a row for every claim.
+
+    Nothing is said to be met while some of the settings that a claim is about were not tried.
+    """
+    own = [side.name for side in contest.ours]
+    ours = fastest(best, own)
     if ours is None:
-        raise NotRun("none of our sides ran and agreed; see `tried`")
+        raise NotRun(none_of("ours", own, tried))
     rivals = {claim.name: fastest(best, among(contest, claim)) for claim in contest.claims}
     finalists = list(dict.fromkeys([name for name in rivals.values() if name] + [ours]))
     if len(finalists) == 1:
-        raise NotRun("none of their sides ran and agreed; see `tried`")
+        raise NotRun(none_of("theirs", [side.name for side in contest.theirs], tried))
     pass_seconds = sum(best[name] for name in finalists)
     repeats = max(1, min(repeats, int(left / pass_seconds) - 1))
 
@@ -165,11 +188,13 @@ def final(contest: Contest, calls: Mapping[str, Call], best: Mapping[str, float]
     rates = measured["images_per_s"]
     rows = []
     for claim in contest.claims:
-        rival = rivals[claim.name]
-        if rival is None:
-            rows.append(failed(contest, claim, "none of these sides ran and agreed; see `tried`"))
+        if rivals[claim.name] is None:
+            rows.append(failed(contest, claim, none_of("theirs", among(contest, claim), tried)))
             continue
+        rival = max((name for name in finalists if name in among(contest, claim)), key=lambda name: rates[name])
         ratio = rates[ours] / rates[rival]
+        untried = [entry for entry in tried if entry["side"] in among(contest, claim) and entry.get("error") == UNTRIED]
+        met = None if claim.target is None or untried else ratio >= claim.target
         rows.append(
             {
                 "claim": claim.name,
@@ -179,7 +204,8 @@ def final(contest: Contest, calls: Mapping[str, Call], best: Mapping[str, float]
                 "ours_images_per_s": rates[ours],
                 "ratio": ratio,
                 "target": claim.target,
-                "met": None if claim.target is None else ratio >= claim.target,
+                "met": met,
+                "theirs_untried": len(untried),
             }
         )
     return {"repeats": repeats, "seconds_in_turns": measured["seconds"], "rows": rows}
@@ -194,6 +220,12 @@ def fastest(best: Mapping[str, float], names: Sequence[str]) -> str | None:
 def among(contest: Contest, claim: Claim) -> Sequence[str]:
     """Names of theirs that a claim is about."""
     return claim.among or [side.name for side in contest.theirs]
+
+
+def none_of(camp: str, names: Sequence[str], tried: Sequence[Record]) -> str:
+    """Why no side of these was timed: the first one's reason."""
+    reasons = [str(entry["error"]) for entry in tried if entry["side"] in names and "error" in entry]
+    return f"none of {camp} ran and agreed: {reasons[0]}" if reasons else f"none of {camp} was tried"
 
 
 def failed(contest: Contest, claim: Claim, why: str) -> Record:

@@ -6,21 +6,22 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from resnet_infer.data.allocator import keep_freed_memory
+
+if TYPE_CHECKING:  # a side that needs no torch starts without it
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
     """A side that is set up in this process."""
 
-    outputs: Callable[[], Tensor]
+    outputs: "Callable[[], Tensor | NDArray[np.float32]]"
     """(N, K): what it says of the contest's photos, in the order of their names."""
     work: Callable[[], Mapping[str, Any]]
     """The work of one timing; gives what there is to tell of it, such as `top1_errors`."""
@@ -93,7 +94,6 @@ def set_up(side: Side, folder: Path) -> tuple[float, dict[str, str]]:
     """Make this process the side's; gives the seconds it took, and versions."""
     global _running
     started = time.perf_counter()
-    torch.manual_seed(2015)
     warnings.filterwarnings("ignore", message="This DataLoader will create")  # a peer's default is its default
     if side.keep_freed_memory:
         keep_freed_memory()
@@ -104,8 +104,7 @@ def set_up(side: Side, folder: Path) -> tuple[float, dict[str, str]]:
 def outputs() -> NDArray[np.float32]:
     """What this process's side says of the photos."""
     assert _running, "set_up comes first"
-    said: NDArray[np.float32] = _running.outputs().float().numpy()
-    return said
+    return np.asarray(_running.outputs(), np.float32)
 
 
 def timed_work() -> tuple[float, dict[str, Any]]:

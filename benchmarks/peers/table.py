@@ -17,10 +17,13 @@ def lines(contest: Mapping[str, Any]) -> Iterator[str]:
             continue
         target = "" if row["target"] is None else f"{row['target']:.2f}"
         verdict = {None: "", True: " met", False: " MISS"}[row["met"]]
+        untried = row["theirs_untried"]
         yield (
             f"  {row['theirs'][:46]:46}{row['theirs_images_per_s']:8.1f}{row['ours_images_per_s']:8.1f}"
             f"{row['ratio']:6.2f}{target:>5}{verdict}"
         )
+        if untried:
+            yield f"    {untried} of their settings not tried, so this is no verdict: give more --minutes"
     if ours := next((row["ours"] for row in contest["rows"] if "ours" in row), None):
         yield f"    {ours}, {contest['repeats']} repeats, checked to {worst(contest):.0e}"[:WIDTH]
     for entry in contest["tried"]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.peers.eager import laid_out, ready
+from benchmarks.peers.eager import finish, laid_out, ready
 from benchmarks.peers.materials import BATCH, normalized, whole_batches
 from benchmarks.peers.ours import network_sides
 from benchmarks.peers.sides import Claim, Contest, Running, Side
@@ -20,7 +20,15 @@ IMAGES = 64
 
 
 def start(
-    folder: Path, *, arch: str, images: int, batch: int, channels_last: bool = False, compile: str | None = None
+    folder: Path,
+    *,
+    arch: str,
+    images: int,
+    batch: int,
+    channels_last: bool = False,
+    compile: str | None = None,
+    device: str = "cpu",
+    autocast: str | None = None,
 ) -> Running:
     """The script up to its steps."""
     import timm
@@ -28,18 +36,20 @@ def start(
 
     net = timm.create_model(f"{arch}.tv_in1k", pretrained=False, checkpoint_path=str(folder / f"{arch}.pth"))
     size = resolve_data_config({}, model=net)["input_size"]
-    net = ready(net, channels_last=channels_last, compile=compile)
-    x_BCHW = laid_out(torch.randn(batch, *size), channels_last)
+    net = ready(net, channels_last=channels_last, compile=compile, device=device, autocast=autocast)
+    torch.manual_seed(2015)
+    x_BCHW = laid_out(torch.randn(batch, *size), channels_last, device)
 
     @torch.no_grad()
     def outputs() -> Tensor:
-        photos_BCHW = laid_out(normalized(folder, max(batch, BATCH)), channels_last)  # shapes as timed
-        return torch.cat([net(part) for part in torch.split(photos_BCHW, batch)])[:BATCH]
+        photos_BCHW = laid_out(normalized(folder, max(batch, BATCH)), channels_last, device)  # shapes as timed
+        return torch.cat([net(part) for part in torch.split(photos_BCHW, batch)])[:BATCH].cpu()
 
     @torch.no_grad()
     def work() -> Mapping[str, Any]:
         for _ in range(images // batch):
             net(x_BCHW)
+        finish(device)
         return {}
 
     return Running(outputs=outputs, work=work, versions={"timm": timm.__version__, "torch": torch.__version__})

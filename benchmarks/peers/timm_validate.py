@@ -31,6 +31,8 @@ def start(
     workers: int,
     channels_last: bool = False,
     compile: str | None = None,
+    device: str = "cpu",
+    autocast: str | None = None,
 ) -> Running:
     """The script up to its loop."""
     import timm
@@ -41,7 +43,7 @@ def start(
     net = timm.create_model(f"{arch}.tv_in1k", pretrained=False)
     load_checkpoint(net, str(folder / f"{arch}.pth"), use_ema=False)
     config = resolve_data_config({}, model=net, use_test_size=True)
-    net = ready(net, channels_last=channels_last, compile=compile)
+    net = ready(net, channels_last=channels_last, compile=compile, device=device, autocast=autocast)
     criterion = torch.nn.CrossEntropyLoss()
     data = create_dataset(name="", root=str(photos(folder, images)), class_map=class_map())
     loader = create_loader(
@@ -55,18 +57,18 @@ def start(
         num_workers=workers,
         crop_pct=config["crop_pct"],
         crop_mode=config["crop_mode"],
-        pin_memory=False,
-        device=torch.device("cpu"),
+        pin_memory=device != "cpu",
+        device=torch.device(device),
         persistent_workers=workers > 0,  # they stay for the next timing; the script itself starts them every time
     )
     with torch.inference_mode():
-        net(laid_out(torch.randn(batch, *config["input_size"]), channels_last))
+        net(laid_out(torch.randn(batch, *config["input_size"]), channels_last, device))
 
     @torch.inference_mode()
     def loop(seen: Callable[[Tensor], None]) -> float:
         losses, top1, top5 = AverageMeter(), AverageMeter(), AverageMeter()
         for x_BCHW, target_B in loader:
-            scores_BK = net(laid_out(x_BCHW, channels_last))
+            scores_BK = net(laid_out(x_BCHW, channels_last, device))
             loss = criterion(scores_BK, target_B)
             first, fifth = accuracy(scores_BK.detach(), target_B, topk=(1, 5))
             losses.update(loss.item(), len(scores_BK))
@@ -79,7 +81,7 @@ def start(
         said: list[Tensor] = []
         loop(said.append)
         names = data.filenames()
-        return torch.cat(said).softmax(1)[sorted(range(len(names)), key=lambda index: names[index])]
+        return torch.cat(said).softmax(1).cpu()[sorted(range(len(names)), key=lambda index: names[index])]
 
     def work() -> Mapping[str, Any]:
         return {"top1_errors": round(images * (1 - loop(lambda scores_BK: None) / 100))}

@@ -44,24 +44,27 @@ def start(
     workers: int,
     channels_last: bool = True,
     compile: str | None = None,
+    device: str = "cpu",
+    autocast: str | None = None,
 ) -> Running:
     """Network, data set and loader."""
-    net = ready(torchvision_network(folder, arch), channels_last=channels_last, compile=compile)
+    net = torchvision_network(folder, arch)
+    net = ready(net, channels_last=channels_last, compile=compile, device=device, autocast=autocast)
     transform = Compose([Resize(256), TenCrop(224), Lambda(Stacked())])
     data = ImageFolder(photos(folder, images), transform)
-    loader = DataLoader(data, batch, num_workers=workers, persistent_workers=workers > 0)
+    loader = DataLoader(data, batch, num_workers=workers, persistent_workers=workers > 0, pin_memory=device != "cpu")
     files = labelled(folder, images)
     assert [Path(path) for path, _ in data.samples] == [path for path, _ in files], "files in another order"
 
     def loop() -> Iterator[Tensor]:
         for x_BNCHW, _ in loader:
             with torch.inference_mode():
-                scores_VK = net(laid_out(x_BNCHW.flatten(0, 1), channels_last))
+                scores_VK = net(laid_out(x_BNCHW.flatten(0, 1), channels_last, device))
                 yield scores_VK.softmax(1).view(len(x_BNCHW), 10, -1).mean(1)
 
     classes = [index for _, index in files]
     return Running(
-        outputs=lambda: torch.cat(list(loop())),
+        outputs=lambda: torch.cat(list(loop())).cpu(),
         work=lambda: _errors(loop(), classes),
         versions={"torch": torch.__version__, "torchvision": torchvision.__version__},
     )

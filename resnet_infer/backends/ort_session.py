@@ -6,7 +6,7 @@ provider's own precision switches is set; TensorRT 11 has none.
 
 import contextlib
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -33,27 +33,35 @@ REMEDIES = {
 
 
 def open_session(
-    path: Path, device: torch.device, options: RunOptions, precision: Precision = "fp32", *, channels_last: bool = False
+    path: Path,
+    device: torch.device,
+    options: RunOptions,
+    precision: Precision = "fp32",
+    *,
+    channels_last: bool = False,
+    sides: Mapping[str, int] | None = None,
 ) -> ort.InferenceSession:
-    """Open the file on this device and provider.
+    """Open the file on this device and provider; `sides` fixes symbolic dimensions of its input, by their names.
 
     Raises ArtifactError if the file is no ONNX model, BackendError if the provider does not run here or lacks a kernel
     for the file's type: ONNX Runtime itself would go on, silently, on another provider.
     """
-    name = _provider_for(options, device)
-    provider = EXECUTION_PROVIDERS[name]
+    kind = _provider_for(options, device)
+    provider = EXECUTION_PROVIDERS[kind]
     if provider not in ort.get_available_providers():
         raise BackendError(
             f"{provider} asked for, but this onnxruntime {ort.__version__} offers only "
             f"{', '.join(ort.get_available_providers())}; install onnxruntime-gpu, or use --device cpu"
         )
-    if name == "tensorrt":
+    if kind == "tensorrt":
         with contextlib.suppress(ImportError):
             importlib.import_module("tensorrt")  # loads the libraries of its wheel, which are on no search path
     settings = ort.SessionOptions()
     settings.log_severity_level = 4  # failures are raised below, in our words
     # Its threads would spin between calls and take the cores from decoding and from torch's own threads.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for name, side in (sides or {}).items():
+        settings.add_free_dimension_override_by_name(name, side)
     if precision == "fp8":
         # Its fused kernels know int8 only, and its extended optimisations (1.31) change fp8 scores without a word:
         # round to fp8 and back around float kernels, which is what the graph says.
@@ -61,7 +69,7 @@ def open_session(
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     try:
         session = ort.InferenceSession(
-            path, settings, providers=provider_settings(name, device, options, channels_last)
+            path, settings, providers=provider_settings(kind, device, options, channels_last)
         )
     except Exception as error:  # onnxruntime raises its own kinds, which it does not export
         if "NOT_IMPLEMENTED" in str(error):
@@ -72,7 +80,7 @@ def open_session(
         raise ArtifactError(f"{path}: onnxruntime cannot load it ({first_line(error)}); export it anew") from error
     if session.get_providers()[0] != provider:
         raise BackendError(
-            f"{provider} asked for, but onnxruntime fell back to {session.get_providers()[0]}: {REMEDIES[name]}"
+            f"{provider} asked for, but onnxruntime fell back to {session.get_providers()[0]}: {REMEDIES[kind]}"
         )
     return session
 

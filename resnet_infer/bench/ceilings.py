@@ -40,12 +40,16 @@ def measure_ceilings(device: torch.device, images: Sequence[bytes] = ()) -> Ceil
     )
 
 
-def synthetic_jpeg(seed: int = 0) -> bytes:
-    """A picture with structure at every scale, as a JPEG file of about the size of a photograph's."""
-    height, width = SYNTHETIC
-    random = np.random.default_rng(seed)
+def synthetic_jpeg(seed: int = 0, size: tuple[int, int] = SYNTHETIC, motif: int | None = None) -> bytes:
+    """A picture with structure at every scale, as a JPEG file of about the size of a photograph's.
+
+    `size` is (height, width) in pixels. Pictures of one `motif` share their coarse structure.
+    """
+    height, width = size
+    own, shared = np.random.default_rng(seed), np.random.default_rng(motif)
     pixels = np.zeros((height, width, 3))
     for cells in (3, 9, 27, 81, 243):
+        random = shared if cells <= 9 and motif is not None else own
         noise = random.standard_normal((cells, cells, 3)).astype(np.float32) * 64 / cells**0.4
         channels = [Image.fromarray(noise[:, :, c]).resize((width, height), Image.Resampling.BICUBIC) for c in range(3)]
         pixels += np.stack([np.asarray(channel) for channel in channels], axis=2)

@@ -71,8 +71,8 @@ class Runner:
                     for cell in own:
                         self.note(describe(cell))
                         yield self._row(model, cell, build_s)
-            except ResnetInferError as error:
-                yield from (failed(cell, str(error)) for cell in own)
+            except (ResnetInferError, RuntimeError) as error:
+                yield from (failed(cell, _in_short(error)) for cell in own)
 
     def _row(self, model: Model, cell: Cell, build_s: float) -> BenchRow:
         try:
@@ -82,8 +82,8 @@ class Runner:
             with peak_memory(torch.device(model.backend.info.device)) as peak:
                 timing, errors = self._measured(model, protocol, cell)
                 return self._filled(model, protocol, cell, timing, errors, build_s, peak())
-        except (ResnetInferError, torch.OutOfMemoryError) as error:
-            return failed(cell, str(error))
+        except (ResnetInferError, RuntimeError) as error:  # of the device, of a compiler that is missing
+            return failed(cell, _in_short(error))
 
     def _measured(self, model: Model, protocol: Protocol, cell: Cell) -> tuple[Timing, EvalRow | None]:
         sweep, native = self.sweep, model.manifest.spec.native_size
@@ -231,6 +231,11 @@ def failed(cell: Cell, error: str) -> BenchRow:
         batch_size_asked=cell.batch_size,
         error=error or "failed without a word",
     )
+
+
+def _in_short(error: Exception) -> str:
+    """Our own errors as they are; PyTorch's on one line, without their stack."""
+    return str(error) if isinstance(error, ResnetInferError) else " ".join(str(error).split())[:300]
 
 
 def describe(cell: Cell) -> str:

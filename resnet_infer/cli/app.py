@@ -10,7 +10,20 @@ import sys
 import typer
 
 from resnet_infer import __version__
-from resnet_infer.cli import benchmark, compare, demo, env, evaluate, export, info, models, options, predict, train
+from resnet_infer.cli import (
+    benchmark,
+    compare,
+    demo,
+    env,
+    evaluate,
+    export,
+    info,
+    models,
+    options,
+    predict,
+    report,
+    train,
+)  # fmt: skip
 from resnet_infer.data.allocator import keep_freed_memory
 from resnet_infer.errors import ReportedElsewhere, ResnetInferError
 
@@ -30,6 +43,7 @@ app.command("compare")(compare.compare)
 app.command("export")(export.export)
 app.command("train")(train.train)
 app.command("benchmark")(benchmark.benchmark)
+app.command("report")(report.report)
 app.command("env")(env.env)
 app.command("demo")(demo.demo)
 

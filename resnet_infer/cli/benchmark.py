@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from resnet_infer.cli import options
+from resnet_infer.errors import BackendError
 from resnet_infer.report import rows
 
 
@@ -77,7 +78,7 @@ def benchmark(
     memory. files: from files.
     """
     form = rows.check_format(format_name)
-    from resnet_infer.bench.session import Request, run
+    from resnet_infer.bench.session import FILE, Request, run
     from resnet_infer.bench.sweep import Sweep, sweep_from_toml, sweep_with
 
     wanted = sweep_from_toml(sweep) if sweep else Sweep()
@@ -95,17 +96,29 @@ def benchmark(
         "images": images,
     }
     wanted = sweep_with(wanted, {name: value for name, value in flags.items() if value is not None}, "flags")
-    run(
-        Request(
-            sweep=wanted,
-            output=output,
-            data=data,
-            calibration_data=calibration_data,
-            device=device,
-            workers=workers,
-            offload=options.offload(render, decode),
-            resume=resume,
-            ceilings=ceilings,
-        )
+    from resnet_infer.report.benchmark_files import printed, write_files
+    from resnet_infer.report.console import note
+    from resnet_infer.report.measurements import load_run
+
+    request = Request(
+        sweep=wanted,
+        output=output,
+        data=data,
+        calibration_data=calibration_data,
+        device=device,
+        workers=workers,
+        offload=options.offload(render, decode),
+        resume=resume,
+        ceilings=ceilings,
     )
-    print(form)
+    try:
+        done = run(request)
+    except KeyboardInterrupt:
+        if (output / FILE).exists():
+            write_files(load_run(output / FILE), output)
+            note(f"{output / FILE} keeps what is measured; the same command with --resume goes on")
+        raise
+    write_files(done, output)
+    print(printed(done, form))
+    if all(row.error for row in done.rows):
+        raise BackendError("nothing could be measured; each row says why")

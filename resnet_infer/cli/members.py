@@ -10,13 +10,13 @@ if TYPE_CHECKING:
 
 
 def open_members(models: Sequence[str], names: Sequence[str], views: dict[str, Any], **how: Any) -> "list[Member]":
-    """Open every model; `views` are the flags of `options.protocols`, `how` those of `options.open_as_asked`.
+    """Open every model; `views` are the flags of `options.protocols`, `how` is passed to `options.open_as_asked`.
 
     Raises what those do.
     """
     from resnet_infer.score import Member
 
-    dense = "multiscale" in names and views["average"] != "gap"
+    dense = "multiscale" in names and views.get("average") != "gap"
     opened = [options.open_as_asked(model, dense=dense, **how) for model in models]
     return [Member(model, tuple(options.protocols(names, model.manifest, **views))) for model in opened]
 

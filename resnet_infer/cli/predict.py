@@ -1,14 +1,21 @@
 """`resnet-infer predict`: the best classes of images."""
 
 import sys
-from typing import Annotated, Any
+from collections.abc import Sequence
+from functools import partial
+from glob import glob
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from resnet_infer.cli import options
-from resnet_infer.errors import DataError
+from resnet_infer.errors import DataError, UsageError
 from resnet_infer.registry import DEFAULT_MODEL
 from resnet_infer.report import rows
+
+if TYPE_CHECKING:
+    from resnet_infer.data.sources import Source
 
 
 def predict(
@@ -28,6 +35,16 @@ def predict(
         typer.Option(help="Unreadable images: fail (exit code 1 at the end) or skip. Always listed.", metavar="MODE"),
     ] = "fail",
     top_k: Annotated[int, typer.Option(help="Classes to show.", min=1, metavar="N")] = 5,
+    engine: Annotated[
+        str,
+        typer.Option(help="local, or ray: a cluster, for very large collections (extra `ray`).", metavar="NAME"),
+    ] = "local",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Of --engine ray: new folder of Parquet.", metavar="FOLDER")
+    ] = None,
+    actors: Annotated[
+        int | None, typer.Option(help="Of --engine ray: models at work; by default one a GPU, or CPU.", min=1)
+    ] = None,
     format_name: options.FormatName = "table",
     resize: options.Resize = None,
     crop: options.Crop = None,
@@ -53,8 +70,17 @@ def predict(
     image_timeout: options.ImageTimeout = None,
     verbose: options.Verbose = False,
 ) -> None:
-    """Print the best classes of images. An unreadable image is a record with its error, and exit code 1."""
+    """Print the best classes of images. An unreadable image is a record with its error, and exit code 1.
+
+    With --engine ray the images may also be rows of Parquet files, and the records are written as Parquet.
+    """
     form = rows.check_format(format_name)
+    if engine not in ("local", "ray"):
+        raise UsageError(f"--engine '{engine}' is not one of local, ray")
+    if engine == "local" and (output or actors):
+        raise UsageError(f"--{'output' if output else 'actors'} is of --engine ray")
+    if engine == "ray" and (output is None or form != "table"):
+        raise UsageError("--engine ray writes Parquet: give --output FOLDER, and no --format")
     options.check_on_error(on_error)
     options.check_image_timeout(image_timeout, workers)
     from resnet_infer.data.loader import IMAGE_TIMEOUT_S
@@ -62,8 +88,8 @@ def predict(
     from resnet_infer.predict import predict as run
     from resnet_infer.report.console import note, progress
 
-    source = open_inputs(inputs, sys.stdin.buffer)
-    opened = options.open_as_asked(
+    opener = partial(
+        options.open_as_asked,
         model,
         backend=backend,
         device=device,
@@ -72,9 +98,30 @@ def predict(
         options=options.run_options(provider, prefer_nhwc, cuda_graph, compile, autocast),
         dense=protocol == "multiscale" and average != "gap",
     )
+    parquet = parquet_files(inputs) if engine == "ray" else []
+    source = parquet or open_inputs(inputs, sys.stdin.buffer)
+    opened = opener()
     (test,) = options.protocols(
         [protocol], opened.manifest, resize=resize, crop=crop, scales=scales, mirror=mirror, average=average
     )
+    offload = options.offload(render, decode)
+    if output:
+        on = "cuda" if opened.backend.info.device.startswith("cuda") else "cpu"
+        opened.backend.close()
+        _by_ray(
+            source,
+            output,
+            actors,
+            open=partial(opener, device=on),
+            protocol=test,
+            device=on,
+            top_k=top_k,
+            batch_size=batch_size,
+            workers=workers,
+            offload=offload,
+        )
+        return
+    assert not isinstance(source, list)
     records: list[rows.Prediction] = []
     with progress("predicting", len(source.samples), "images") as advance:
         for record in run(
@@ -84,7 +131,7 @@ def predict(
             top_k=top_k,
             batch_size=batch_size,
             workers=workers,
-            offload=options.offload(render, decode),
+            offload=offload,
             image_timeout_s=image_timeout or (IMAGE_TIMEOUT_S if on_error == "skip" else None),
         ):
             records.append(record)
@@ -102,6 +149,41 @@ def predict(
         note(f"{record.path}: {record.error}")
     if failed and (on_error == "fail" or len(failed) == len(records)):  # nothing at all is no success
         raise DataError(f"{len(failed)} of {len(records)} images cannot be read (listed above)")
+
+
+def _by_ray(source: "Source | list[Path]", output: Path, actors: int | None, **scoring: Any) -> None:
+    try:
+        from resnet_infer.ray_predict import Scoring, predict_parquet, predict_source
+    except ImportError as error:
+        raise UsageError(f"--engine ray needs Ray ({error}): pip install 'resnet-infer[ray]'") from error
+    if isinstance(source, list):
+        written = predict_parquet(source, Scoring(**scoring), output, actors=actors)
+    else:
+        written = predict_source(source, Scoring(**scoring), output, actors=actors)
+    total, speed = f"{written.images} images", f"{written.images_per_s:.1f} images/s"
+    print(f"{written.folder}: {total} in {written.files} Parquet files, {speed}")
+    if written.unreadable:
+        raise DataError(f"{written.unreadable} of {total} cannot be read (column error in {written.folder} says why)")
+
+
+def parquet_files(inputs: Sequence[str]) -> list[Path]:
+    """The Parquet files among the inputs, those in folders too; none if the inputs are of other kinds.
+
+    Raises UsageError if they are of both.
+    """
+    found: list[Path] = []
+    others = []
+    for given in inputs:
+        path = Path(given)
+        if path.is_dir():
+            files = sorted(path.rglob("*.parquet"))
+        else:
+            files = [Path(match) for match in sorted(glob(given)) or [given] if match.lower().endswith(".parquet")]
+        found += files
+        others += [] if files else [given]
+    if found and others:
+        raise UsageError(f"{others[0]}: is not Parquet as {found[0]} is; predict each kind by itself")
+    return found
 
 
 def _block(record: rows.Prediction) -> str:

@@ -61,8 +61,11 @@ class Files:
 
     def read(self, sample: Sample) -> bytes:
         """The file's bytes."""
-        with open(sample.key, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        try:
+            with open(sample.key, "rb") as file:
+                data = file.read(MAX_BYTES + 1)
+        except ValueError as error:  # a NUL in it
+            raise DataError(f"no path can be so named ({error})") from error
         if len(data) > MAX_BYTES:
             raise DataError(f"has more than the limit of {MAX_BYTES:,} bytes")
         return data

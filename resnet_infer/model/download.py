@@ -5,8 +5,10 @@ import hashlib
 import http.client
 import os
 import tempfile
+import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import IO
 
 from resnet_infer.errors import DownloadError, UsageError
 from resnet_infer.registry import Published, bundled_folders, cache_folder
@@ -39,13 +41,30 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+class HttpsOnly(urllib.request.HTTPRedirectHandler):
+    """Follows a redirection to https alone: urllib itself would go on over http or ftp."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        if not newurl.startswith("https://"):
+            raise urllib.error.URLError(f"it redirects to {newurl}, which is not https")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 def _download(published: Published, target: Path) -> None:
     url = _address(published)
     digest = hashlib.sha256()
     partial: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
+        with urllib.request.build_opener(HttpsOnly).open(url, timeout=TIMEOUT_S) as response:
             handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
             partial = Path(name)
             size = int(response.headers.get("Content-Length") or 0) or None

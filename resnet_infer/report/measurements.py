@@ -130,7 +130,7 @@ class BenchRun:
     def save(self, path: Path) -> None:
         """Write beside and rename: a reader never sees half a file."""
         part = path.with_name(f".{path.name}.{os.getpid()}")
-        part.write_text(self.to_json() + "\n", encoding="utf-8")
+        part.write_text(self.to_json() + "\n", "utf-8", errors="backslashreplace")
         part.replace(path)
 
 
@@ -168,4 +168,10 @@ def _row(values: dict[str, Any]) -> BenchRow:
         row["top1_err_ci95"] = (float(low), float(high))
     if row["measurement"] not in get_args(Measurement):
         raise ValueError(f"measurement {row['measurement']}")
+    for item in fields(BenchRow):
+        plain = str if item.type is str else (int, float)
+        if item.name in row and item.type in (str, int, float) and not isinstance(row[item.name], plain):
+            raise ValueError(f"{item.name} {row[item.name]!r}")
+    row["seconds"] = [float(value) for value in row.get("seconds", ())]
+    row["latency_ms"] = {name: float(value) for name, value in dict(row.get("latency_ms", {})).items()}
     return BenchRow(**row)

@@ -10,9 +10,11 @@ import torch
 from onnx import TensorProto, helper
 
 from resnet_infer.backends.load import open_model
+from resnet_infer.backends.ort import MAX_SIZES, RUNS_BEFORE
 from resnet_infer.errors import ArtifactError, BackendError, ResnetInferError, UsageError
+from resnet_infer.export.to_onnx import export_onnx
 from resnet_infer.labels import Labels
-from resnet_infer.model.checkpoints import Overrides
+from resnet_infer.model.checkpoints import Overrides, load_checkpoint
 from resnet_infer.shapes import range_for
 
 FLAGS = Overrides(arch="resnet20", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
@@ -58,6 +60,20 @@ def test_a_fixed_batch_serves_smaller_batches(tmp_path: Path) -> None:
     x_BCHW = images(3)
     assert fixed.shapes[0].max[0] == 4
     torch.testing.assert_close(fixed.run(x_BCHW, "pooled"), free.run(x_BCHW, "pooled"))
+
+
+def test_sizes_that_come_often_score_as_those_that_come_once(tmp_path: Path) -> None:
+    """A size that comes again gets a session of its own; a backend that sees it once never has one."""
+    path = tmp_path / "dense.onnx"
+    export_onnx(load_checkpoint("resnet20.cifar10"), path, head="dense")
+    sizes = [(32, 32), (32, 40), (40, 32), (36, 36), (44, 33), (33, 44)]
+    assert len(sizes) > MAX_SIZES
+    often = open_model(str(path), device="cpu").backend
+    for turn in range(RUNS_BEFORE + 2):
+        for height, width in sizes:
+            x_BCHW = torch.randint(0, 256, (turn + 1, 3, height, width), dtype=torch.uint8)
+            once = open_model(str(path), device="cpu").backend.run(x_BCHW, "dense")
+            torch.testing.assert_close(often.run(x_BCHW, "dense"), once, rtol=1e-5, atol=1e-5)
 
 
 def test_fixed_sides_are_stated(tmp_path: Path) -> None:

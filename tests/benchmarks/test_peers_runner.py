@@ -8,11 +8,18 @@ import numpy as np
 import pytest
 import toy_sides
 
+from benchmarks.peers import runner
 from benchmarks.peers.agreement import agreement
 from benchmarks.peers.runner import NotRun, check_here, hold, in_turns
 from benchmarks.peers.sides import Claim, Contest, Side
 
 SLOW, FAST = 0.2, 0.05
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Machines that tests run on may be slow, or stop for a while."""
+    monkeypatch.setattr(runner, "LONGEST_CALL_S", 3600.0)
 
 
 def toy(name: str, **settings: Any) -> Side:
@@ -52,8 +59,10 @@ def test_what_agrees_is_timed_and_the_rest_is_recorded_and_left_out() -> None:
 
 def test_no_ratio_without_agreement() -> None:
     record = hold(replace(CONTEST, ours=[toy("ours", shift=-0.5)]), Path(), repeats=1, seconds=3600)
-    assert [row["error"] for row in record["rows"]] == ["none of our sides ran and agreed; see `tried`"] * 2
-    assert "ratio" not in record["rows"][0]
+    assert len(record["rows"]) == 2
+    for row in record["rows"]:
+        assert row["error"].startswith("none of ours ran and agreed: disagrees with plain: outputs differ by 0.5 ")
+        assert "ratio" not in row
 
 
 def test_short_of_time_the_first_of_each_camp_are_timed_once() -> None:
@@ -62,6 +71,8 @@ def test_short_of_time_the_first_of_each_camp_are_timed_once() -> None:
     assert record["repeats"] == 1
     assert [entry.get("error") for entry in record["tried"]] == [None, None] + ["not tried: out of time"] * 2
     assert record["rows"][0]["ratio"] > 0
+    assert record["rows"][0]["met"] is None  # what was not tried might be faster
+    assert record["rows"][0]["theirs_untried"] == 2
 
 
 def test_a_missing_package_is_a_reason() -> None:

@@ -1,7 +1,11 @@
 """Published weights are fetched whole and right, or not at all."""
 
 import hashlib
+import threading
+import urllib.error
+import urllib.request
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -11,7 +15,7 @@ import torchvision
 from resnet_infer.errors import DownloadError, UsageError
 from resnet_infer.labels import imagenet1k
 from resnet_infer.model.checkpoints import Overrides, load_checkpoint
-from resnet_infer.model.download import MIRROR, sha256_of, weights_file
+from resnet_infer.model.download import MIRROR, HttpsOnly, sha256_of, weights_file
 from resnet_infer.preprocessing import Preprocessing
 from resnet_infer.registry import PUBLISHED, Published
 from resnet_infer.specs import spec_from_name
@@ -183,3 +187,27 @@ def test_a_published_key_brings_its_own_preprocessing_and_names(
     assert loaded.manifest.labels == imagenet1k()
     assert loaded.manifest.source_sha256 == digest
     assert all(torch.equal(loaded.state_dict[key], tensor) for key, tensor in theirs.items())
+
+
+def test_a_redirection_to_anything_but_https_is_not_followed() -> None:
+    """Against a server here, which sends its visitors on to http."""
+
+    class Sending(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(302)
+            self.send_header("Location", f"http://127.0.0.1:{self.server.server_port}/other")  # type: ignore[attr-defined]
+            self.end_headers()
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Sending)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        with pytest.raises(urllib.error.URLError, match="which is not https"):
+            urllib.request.build_opener(HttpsOnly).open(f"http://127.0.0.1:{server.server_port}/", timeout=30)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,153 @@
+"""Step 1: does the GPU say what the CPU says in fp32? The network, pixels, the way there and back, and scores."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.gpu.context import Context
+from benchmarks.gpu.pictures import ready, spread
+from benchmarks.peers.materials import checkpoint
+from benchmarks.peers.ours import by_name
+from resnet_infer.backends.load import Model
+from resnet_infer.backends.pytorch import TorchBackend
+from resnet_infer.backends.transfer import Upload, fetch
+from resnet_infer.data.loader import load
+from resnet_infer.data.packing import Offload
+from resnet_infer.data.sources import Source
+from resnet_infer.errors import ResnetInferError
+from resnet_infer.export.parity import TOLERANCE
+from resnet_infer.protocols import Protocol, multi_scale, single_crop, ten_crop
+
+REFERENCE = "reference.pt"
+"""Tiles and the CPU's fp32 logits, for later steps."""
+WAYS: Sequence[tuple[str, dict[str, Any]]] = (
+    ("fp32", {}), ("bf16", {}), ("fp16", {}), ("tf32", {}), ("bf16", {"autocast": True}), ("fp16", {"autocast": True}),
+    ("bf16", {"compile": "default"}), ("bf16", {"compile": "cuda-graphs"}), ("fp32", {"compile": "default"}),
+    ("fp16", {"compile": "default"}), ("bf16", {"compile": "default", "autocast": True}),
+)  # fmt: skip
+AGREE = 0.95
+"""Share of pictures with the same best class; half precision may tip a few that are nearly even."""
+COMPILING_S = 25.0
+OFFLOADS: Sequence[tuple[Offload, str]] = (("rendering", "render on device"), ("decoding", "decode on device"))
+
+
+def correctness(context: Context) -> None:
+    """Everything that has to hold before a speed means anything."""
+    source = ready(context)
+    reference = model_of(context, "cpu", "fp32")
+    tiles_BCHW, logits_BK = reference_logits(context, spread(source, context.plan.checked), reference)
+    transfers(context)
+    for precision, how in WAYS:
+        if "compile" not in how or context.has(COMPILING_S, f"logits of {precision} {how}"):
+            network(context, precision, how, tiles_BCHW, logits_BK)
+            torch._dynamo.reset()
+    own = model_of(context, str(context.device), "fp32")
+    few = spread(source, context.plan.dense_checked)
+    for protocol in (single_crop(), ten_crop(), multi_scale(context.plan.scales or multi_scale().scales)):
+        path(context, protocol, few, reference, own)
+    for offload, said in OFFLOADS:
+        pixels(context, spread(source, context.plan.checked), own, offload, said)
+
+
+def model_of(context: Context, device: str, precision: str, **how: Any) -> Model:
+    """The network on a device."""
+    own = checkpoint(context.scratch, context.plan.network)
+    backend = TorchBackend(own, device, precision, **how)  # type: ignore[arg-type]
+    return Model(name=own.name, manifest=own.manifest, backend=backend)
+
+
+def reference_logits(context: Context, source: Source, reference: Model) -> tuple[Tensor, Tensor]:
+    """Single crops (B, 3, H, W) and the CPU's logits (B, K)."""
+    images = load(source, [single_crop()], range(len(source.samples)), workers=0)
+    x_BCHW = torch.stack([image.tiles[0] for image in images]).permute(0, 3, 1, 2)
+    logits_BK = torch.cat([reference.backend.run(part, "pooled").flatten(1) for part in torch.split(x_BCHW, 16)])
+    torch.save({"tiles": x_BCHW, "logits": logits_BK}, context.scratch / REFERENCE)
+    return x_BCHW, logits_BK
+
+
+def network(context: Context, precision: str, how: dict[str, Any], x_BCHW: Tensor, logits_BK: Tensor) -> None:
+    """One way to run the network, on tiles that are rendered already."""
+    name = " ".join([precision, *(f"compile={v}" if k == "compile" else k for k, v in how.items())])
+    try:
+        model = model_of(context, str(context.device), precision, **how)
+    except ResnetInferError as error:
+        context.check(f"logits, torch {name}", skipped=str(error))
+        return
+    try:
+        compare(context, f"torch {name}", precision, model, x_BCHW, logits_BK)
+    except RuntimeError as error:
+        context.check(f"logits, torch {name}", error=" ".join(str(error).split())[:300])
+    finally:
+        model.backend.close()
+
+
+def compare(context: Context, name: str, precision: str, model: Model, x_BCHW: Tensor, logits_BK: Tensor) -> None:
+    """A model's logits of tiles against the reference's, twice: the second run shows what a first one left behind."""
+    x_BCHW = x_BCHW.to(context.device)
+    for _ in range(2):
+        said_BK = model.backend.run(x_BCHW, "pooled").flatten(1).cpu()
+    off = float((said_BK - logits_BK).abs().max() / logits_BK.abs().max())
+    same = float((said_BK.argmax(1) == logits_BK.argmax(1)).double().mean())
+    bound = 1e-2 if precision == "tf32" else TOLERANCE[precision]  # type: ignore[index]
+    context.check(f"logits, {name}: largest difference over largest logit", off, bound, at_most=True)
+    context.check(f"logits, {name}: same best class", same, 1.0 if precision == "fp32" else AGREE)
+
+
+def transfers(context: Context) -> None:
+    """Blocks up and back over pinned memory while the device is busy: every byte, many sizes."""
+    upload, generator = Upload(context.device), torch.Generator().manual_seed(0)
+    busy = torch.randn(1024, 1024, device=context.device)
+    wrong, waiting = 0, []
+    for number in range(64):
+        length = int(torch.randint(1, 2**20, (1,), generator=generator)) * (8 if number % 7 == 0 else 1)
+        block = torch.randint(0, 256, (length,), dtype=torch.uint8, generator=generator)
+        busy = torch.tanh(busy @ busy)
+        waiting.append((block.clone(), fetch(upload(block) ^ 255)))
+        block.zero_()  # the caller's again once the call returns: what travels must be a copy
+        if len(waiting) > 2:
+            sent, arrive = waiting.pop(0)
+            wrong += int((arrive() != sent ^ 255).sum())
+    wrong += sum(int((arrive() != sent ^ 255).sum()) for sent, arrive in waiting)
+    if context.cuda:
+        context.check("bytes that changed on their way to the device and back", wrong, 0, at_most=True)
+    else:
+        context.check("bytes that changed on their way to the device and back", skipped="nothing travels on a CPU")
+
+
+def path(context: Context, protocol: Protocol, source: Source, reference: Model, own: Model) -> None:
+    """`score` on the device against `score` on the CPU, whatever the batch and the workers."""
+    expected_NK = by_name(reference, protocol, source, workers=0)
+    for how in ({"workers": 0}, {"workers": 2, "batch_size": 4}):
+        said_NK = by_name(own, protocol, source, **how)
+        off = float((said_NK - expected_NK).abs().max())
+        words = ", ".join(f"{name} {value}" for name, value in how.items())
+        context.check(f"scores, {protocol.name}, {words}: largest difference to the CPU", off, 1e-3, at_most=True)
+
+
+def pixels(context: Context, source: Source, own: Model, offload: Offload, said: str) -> None:
+    """Pixels that the device makes against the CPU's, and the best classes that they change."""
+    note = "" if context.cuda or offload == "rendering" else "on a CPU libjpeg-turbo decodes, too"
+    upload = Upload(context.device)
+    indices = range(len(source.samples))
+    worst, beyond, count = 0, 0, 0
+    host = load(source, [single_crop()], indices, workers=0)
+    device = load(source, [single_crop()], indices, workers=0, offload=offload, upload=upload)
+    for ours, theirs in zip(host, device, strict=True):
+        if theirs.error:
+            context.check(f"{said}: {source.samples[theirs.index].name}", error=theirs.error)
+            return
+        off_HWC = (ours.tiles[0].int() - theirs.tiles[0].cpu().int()).abs()
+        worst, beyond, count = (
+            max(worst, int(off_HWC.max())),
+            beyond + int((off_HWC > 1).sum()),
+            count + off_HWC.numel(),
+        )
+    bound = 1 if offload == "rendering" else None
+    context.check(f"{said}: largest pixel difference, levels", worst, bound, at_most=True, note=note)
+    context.check(f"{said}: share of values more than a level off", beyond / count)
+    expected_N = by_name(own, single_crop(), source, workers=0).argmax(1)
+    said_N = by_name(own, single_crop(), source, workers=0, offload=offload).argmax(1)
+    flips = float((expected_N != said_N).double().mean())
+    context.check(f"{said}: best classes that change", flips, 0.02, at_most=True)

@@ -1,0 +1,96 @@
+"""How large the work of every step is: as a GPU needs it, or tiny, which sees in little time that all steps run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from resnet_infer.protocols import Size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Networks, batches and numbers of images."""
+
+    network: str
+    """torchvision's and timm's name, too."""
+    dense: str
+    """Of the five scales without images; ARCHITECTURE.random or the network."""
+    precision: str
+    batch: int
+    """Where one is enough."""
+    ladder: Sequence[int]
+    """Batches of the network alone, the most telling first."""
+    repeats: int
+    seconds: float
+    """Of a repeat."""
+    distinct: int
+    """Different pictures."""
+    sizes: Sequence[Size]
+    """(height, width) in pixels of the pictures, in turn."""
+    checked: int
+    """Pictures whose scores are compared."""
+    dense_checked: int
+    single_crop: int
+    """Pictures in one pass of each protocol, end to end."""
+    ten_crop: int
+    multiscale: int
+    naive_multiscale: int
+    scales: tuple[int, ...] | None
+    """Of the loop of one image at a time; None for the paper's."""
+    others: Sequence[str]
+    latency_repeats: int
+
+
+SIZES: Sequence[Size] = (
+    (375, 500), (375, 500), (500, 375), (375, 500), (333, 500), (375, 500), (500, 333), (375, 500), (375, 500),
+    (500, 500), (334, 500), (375, 500), (500, 400), (375, 500), (768, 1024), (332, 500), (480, 640), (375, 500),
+    (263, 350), (500, 375), (600, 800), (375, 500), (419, 500), (240, 320),
+)  # fmt: skip
+"""A mix as of photographs on the web, most of them 500 pixels long and 4:3; the tail has shapes of its own."""
+
+FULL = Plan(
+    network="resnet50",
+    dense="resnet50",
+    precision="bf16",
+    batch=256,
+    ladder=(256, 1024, 64, 512, 128, 32, 16),
+    repeats=5,
+    seconds=0.5,
+    distinct=480,
+    sizes=SIZES,
+    checked=256,
+    dense_checked=12,
+    single_crop=16384,
+    ten_crop=4096,
+    multiscale=1536,
+    naive_multiscale=48,
+    scales=None,
+    others=("resnet18", "resnet152", "resnet34", "resnet101"),
+    latency_repeats=5,
+)
+
+TINY = Plan(
+    network="resnet18",
+    dense="resnet20.random",
+    precision="bf16",
+    batch=2,
+    ladder=(2, 1),
+    repeats=1,
+    seconds=0.01,
+    distinct=8,
+    sizes=((75, 100), (120, 90)),
+    checked=4,
+    dense_checked=1,
+    single_crop=4,
+    ten_crop=2,
+    multiscale=1,
+    naive_multiscale=1,
+    scales=(224,),
+    others=("resnet20",),
+    latency_repeats=1,
+)
+
+
+def rescaled(plan: Plan) -> dict[str, Any]:
+    """Settings of the loop of one image at a time."""
+    return {} if plan.scales is None else {"scales": list(plan.scales)}
