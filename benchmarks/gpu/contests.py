@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import torch
 
@@ -49,8 +50,13 @@ def contest_here(context: Context, contest: Contest, seconds: float, source: Sou
 
 def wake(calls: Mapping[str, Call], device: str) -> None:
     """Start all sides' processes at once: on a GPU, starting is most of what setting up takes."""
+
+    def start(call: Call) -> None:
+        with suppress(Exception):  # setting up says what is wrong
+            call(touch, device, timeout_s=START_S)
+
     with ThreadPoolExecutor(len(calls)) as pool:
-        list(pool.map(lambda call: call(touch, device, timeout_s=START_S), calls.values()))
+        list(pool.map(start, calls.values()))
 
 
 def touch(device: str) -> None:

@@ -16,7 +16,7 @@ from benchmarks.peers import ours, timm_benchmark
 from benchmarks.peers.sides import Claim, Contest, Side
 
 AUTOCAST = {"bf16": "bfloat16", "fp16": "float16"}
-COMPILED_S, AUTOTUNED_S, EAGER_S = 30.0, 100.0, 8.0
+COMPILED_S, AUTOTUNED_S, EAGER_S, CONTEST_S = 20.0, 90.0, 6.0, 40.0
 """What a row takes, compilation included, at a guess on the safe side."""
 ROOF_TARGET, TIMM_TARGET, EAGER_TARGET = 0.80, 1.0, 1.4
 KERNELS = 25
@@ -29,13 +29,12 @@ def network(context: Context) -> None:
     plain, compiled = context.subject(), context.subject(compile="default")
     context.network(plain, plan.batch)
     context.network(compiled, plan.batch)
-    for batch in plan.ladder[1:3]:
-        if context.has(COMPILED_S, f"compiled, batch {batch}"):
-            context.network(compiled, batch)
+    if context.has(COMPILED_S + CONTEST_S, f"compiled, batch {plan.ladder[1]}"):
+        context.network(compiled, plan.ladder[1])
     top = best(context.rows, options="compile=default", measurement="network", model=plan.network)
     batch = top.batch_size if top else plan.batch
-    if context.has(3 * COMPILED_S, "contest with timm"):
-        contest_here(context, against_timm(context, batch), context.left() * 0.5)
+    if context.has(CONTEST_S, "contest with timm"):
+        contest_here(context, against_timm(context, batch), context.left() * 0.6)
     for batch in plan.ladder[1:]:
         if context.has(EAGER_S, f"eager, batch {batch}"):
             context.network(plain, batch)
@@ -49,7 +48,7 @@ def network(context: Context) -> None:
             context.network(subject, plan.batch)
     if context.has(COMPILED_S, "profile"):
         kernels(context)
-    for batch in plan.ladder[3:]:
+    for batch in plan.ladder[2:]:
         if context.has(COMPILED_S, f"compiled, batch {batch}"):
             context.network(compiled, batch)
     if context.has(AUTOTUNED_S, "max-autotune"):

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.clocks import between, sampled
-from benchmarks.gpu.results import open_results
+from benchmarks.gpu.results import Results, open_results
 from benchmarks.gpu.steps import STEPS
 from benchmarks.gpu.table import text
 from resnet_infer.backends.pytorch import torch_device
@@ -111,15 +111,19 @@ def watch(asked: dict[str, Any], ends: float) -> None:
             end(worker)
         results = open_results(folder, BLANK)
         ended = {step.name for step in results.steps if step.status != "running"}
-        for step in results.steps:
-            if step.status == "running":
-                seconds = time.time() - step.began
-                results.step(replace(step, status="failed", seconds=seconds, why=why or "its process ended"))
-                results.log(f"{step.name}: {why}")
-                ended.add(step.name)
+        ended |= close_running(results, why or "its process ended")
         if not why or not ended & set(todo):
             break  # all done, or not even the first one began
         todo = [name for name in todo if name not in ended]
+
+
+def close_running(results: Results, why: str) -> set[str]:
+    """Have no step stand as running whose process is gone; gives their names."""
+    left = [step for step in results.steps if step.status == "running"]
+    for step in left:
+        results.step(replace(step, status="failed", seconds=time.time() - step.began, why=why))
+        results.log(f"{step.name}: {why}")
+    return {step.name for step in left}
 
 
 def wait(worker: "subprocess.Popen[bytes]", folder: Path, ends: float) -> str:
@@ -154,6 +158,7 @@ def finish(folder: Path, asked: dict[str, Any], code: int) -> int:
     """Complete the files and print the table."""
     fresh = replace(BLANK, command=asked["command"], started=asked["started"], environment=environment())
     results = open_results(folder, fresh)
+    close_running(results, "the run was ended")
     spans = {step.name: (step.began, step.began + step.seconds) for step in results.steps}
     if clocks := between(folder, spans):
         results.set_run(environment={**results.run.environment, "clocks": clocks})

@@ -39,15 +39,15 @@ class Step:
 
 
 STEPS: Sequence[Step] = (
-    Step("correctness", "the device's scores and pixels against the CPU's", 20, 80, correctness),
-    Step("machine", "ceilings and environment", 8, 20, machine),
+    Step("correctness", "the device's scores and pixels against the CPU's", 20, 75, correctness),
+    Step("machine", "ceilings and environment", 8, 15, machine),
     Step("network", "the network alone, its roof, timm's", 30, 140, network),
-    Step("protocols", "ten crops and five scales, alone", 20, 65, protocols),
-    Step("end_to_end", "JPEG to scores, and the usual loops", 30, 150, end_to_end),
+    Step("protocols", "ten crops and five scales, alone", 20, 60, protocols),
+    Step("end_to_end", "JPEG to scores, and the usual loops", 30, 180, end_to_end),
     Step("engines", "ONNX Runtime and TensorRT", 15, 5, engines),
-    Step("architectures", "latency, other networks", 15, 40, architectures),
-    Step("suite", "pytest -m gpu", 10, 40, suite),
-    Step("training", "training against a plain loop", 20, 30, training),
+    Step("architectures", "latency, other networks", 15, 35, architectures),
+    Step("suite", "pytest -m gpu", 10, 35, suite),
+    Step("training", "training against a plain loop", 20, 20, training),
 )
 ENGINES_SHARE = 120.0
 """Of step engines, where they are installed for a GPU."""

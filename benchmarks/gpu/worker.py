@@ -4,51 +4,10 @@ It is a process of its own because a device or a library can take it down; run.p
 that are left.
 """
 
-import json
-import os
-import sys
-import threading
-import time
-from pathlib import Path
-from typing import Any
+if __name__ == "__main__":  # processes that are spawned import this file as well, and need nothing of it
+    import json
+    import sys
 
-from benchmarks.gpu.plan import FULL, TINY
-from benchmarks.gpu.results import open_results
-from benchmarks.gpu.steps import run_steps
-from resnet_infer.backends.pytorch import torch_device
-from resnet_infer.data.allocator import keep_freed_memory
-from resnet_infer.report.environment import environment
-from resnet_infer.report.measurements import BenchRun
+    from benchmarks.gpu.work import work
 
-
-def work(asked: dict[str, Any]) -> None:
-    """Run the steps that are asked for."""
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    keep_freed_memory()  # as the command line does
-    device = torch_device(asked["device"])
-    plan = TINY if asked["tiny"] else FULL
-    fresh = BenchRun(
-        command=asked["command"],
-        started=asked["started"],
-        environment=environment(),
-        data={"name": Path(asked["data"]).name if asked["data"] else "made pictures", "images": plan.distinct},
-        ceilings=None,
-        rows=(),
-    )
-    results = open_results(Path(asked["output"]), fresh)
-    results.set_run()
-    run_steps(
-        asked["steps"], asked["ends"], results, device=device, plan=plan, scratch=Path(asked["scratch"]),
-        data=asked["data"],
-    )  # fmt: skip
-
-
-def _end_with(parent: int) -> None:
-    """End when the process that watches is gone."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
-
-
-if __name__ == "__main__":
     work(json.loads(sys.argv[1]))
