@@ -33,6 +33,7 @@ def identity_of(
         backend=info.name,
         device=info.device.partition(":")[0],
         precision=info.precision,
+        runtime=dict(info.versions),
         offload=offload,
         protocols=[asdict(protocol) for protocol in protocols],
         data=source.name,

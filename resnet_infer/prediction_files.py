@@ -81,7 +81,7 @@ class JsonLines:
             with path.open("rb") as file:
                 for number, line in enumerate(file, start=1):
                     if not line.endswith(b"\n"):
-                        raise DataError(f"{path}: cut off in line {number}; evaluate anew")
+                        raise DataError(f"{path}: cut off in line {number}")
                     yield number, line
         except FileNotFoundError as error:
             raise UsageError(f"{path}: no such file") from error

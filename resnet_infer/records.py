@@ -5,7 +5,7 @@ Shapes: K classes.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,8 @@ class Identity:
     device: str
     """cpu or cuda."""
     precision: str
+    runtime: Mapping[str, str] = field(default_factory=dict)
+    """The backend's version and whatever else its scores depend on, as ONNX Runtime's provider."""
     offload: str
     """What of preparing the images the device did."""
     protocols: Sequence[Mapping[str, Any]]
@@ -89,7 +91,7 @@ class Identity:
             values = json.loads(text)
             if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
                 raise ValueError(f"this release reads format {FORMAT}")
-            known = {field.name: values.pop(field.name) for field in fields(cls)}
+            known = {column.name: values.pop(column.name) for column in fields(cls)}
             for name in ("classes", "images"):
                 if type(known[name]) is not int or known[name] < 0:
                     raise ValueError(f"{name} is no count")
@@ -117,6 +119,7 @@ _COMPARED = {
     "backend": "the backend",
     "device": "the device",
     "precision": "the precision",
+    "runtime": "the runtime",
     "offload": "where images are prepared",
     "protocols": "the protocols",
     "images": "the number of images",

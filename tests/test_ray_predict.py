@@ -18,12 +18,11 @@ import pytest
 
 from resnet_infer import ray_predict
 from resnet_infer.backends.load import Model, open_model
-from resnet_infer.data.archives import Zip
 from resnet_infer.data.sources import Sample, Source, open_source
-from resnet_infer.errors import DataError, ProcessError, ResnetInferError, UsageError
+from resnet_infer.errors import ResnetInferError, UsageError
 from resnet_infer.predict import predict
 from resnet_infer.protocols import ten_crop
-from resnet_infer.ray_predict import Scoring, predict_parquet, predict_source, ray
+from resnet_infer.ray_predict import Scoring, predict_by_ray, ray
 
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
 COUNT = 150
@@ -81,12 +80,14 @@ def compare(output: Path, expected: list[Any], names: list[str] | None = None) -
     assert [path.name for path in output.parent.iterdir() if path.name.endswith(".partial")] == []
 
 
-class Deadly(Zip):
-    """An archive; reading some image kills the process that does, as often as there are lives left."""
+class Deadly:
+    """A source; reading some image kills the process that does, as often as there are lives left."""
 
-    def __init__(self, path: Path, lives: Path, at: str) -> None:
-        super().__init__(path)
-        self.lives, self.at = lives, at
+    left_out = ()
+
+    def __init__(self, source: Source, lives: Path, at: str) -> None:
+        self.name, self.samples = source.name, source.samples
+        self.source, self.lives, self.at = source, lives, at
 
     def read(self, sample: Sample) -> Any:
         """The image's bytes, if the process lives to see them."""
@@ -94,7 +95,7 @@ class Deadly(Zip):
             left[0].unlink()
             time.sleep(0.5)  # others write meanwhile
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().read(sample)
+        return self.source.read(sample)
 
 
 def deadly(archive: Path, folder: Path, lives: int) -> Source:
@@ -102,7 +103,7 @@ def deadly(archive: Path, folder: Path, lives: int) -> Source:
     lives_folder.mkdir()
     for number in range(lives):
         (lives_folder / str(number)).touch()
-    return Deadly(archive, lives_folder, "075.png")
+    return Deadly(open_source(archive), lives_folder, "075.png")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -117,7 +118,7 @@ def test_a_worker_killed_in_mid_run_loses_and_doubles_nothing(
     archive: Path, expected: list[Any], tmp_path: Path
 ) -> None:
     source = deadly(archive, tmp_path, lives=2)
-    written = predict_source(source, SCORING, tmp_path / "out", actors=2)
+    written = predict_by_ray(source, SCORING, tmp_path / "out", actors=2)
     assert not list((tmp_path / "lives").iterdir())
     assert (written.images, written.unreadable) == (COUNT, len(BROKEN))
     compare(tmp_path / "out", expected)
@@ -125,8 +126,8 @@ def test_a_worker_killed_in_mid_run_loses_and_doubles_nothing(
 
 def test_images_that_kill_every_worker_end_it_and_are_named(archive: Path, tmp_path: Path) -> None:
     source = deadly(archive, tmp_path, lives=50)
-    with pytest.raises(ProcessError, match="ended 3 workers") as caught:
-        predict_source(source, SCORING, tmp_path / "out", actors=2)
+    with pytest.raises(ResnetInferError, match="ended 3 workers") as caught:
+        predict_by_ray(source, SCORING, tmp_path / "out", actors=2)
     first, last = map(int, re.findall(r"images (\d+) to (\d+)", str(caught.value))[0])
     assert first <= 75 <= last <= first + 20
     assert len(list((tmp_path / "lives").iterdir())) == 50 - 3
@@ -134,37 +135,29 @@ def test_images_that_kill_every_worker_end_it_and_are_named(archive: Path, tmp_p
 
 
 def test_rows_of_parquet_files_are_images(images: list[tuple[str, bytes]], expected: list[Any], tmp_path: Path) -> None:
-    """In the three forms that there are, in row groups of all sizes."""
-    parts = images[:60], images[60:80], images[80:]
-    tables = (
-        {"label": [1] * 60, "image": [{"bytes": data, "path": name} for name, data in parts[0]]},
-        {"path": [name for name, _ in parts[1]], "bytes": [data for _, data in parts[1]]},
-        {"image": [data for _, data in parts[2]]},
-    )
-    files = [tmp_path / f"{letter}.parquet" for letter in "abc"]
-    for file, table in zip(files, tables, strict=True):
-        pq.write_table(pa.table(table), file, row_group_size=32)
-    predict_parquet(files, SCORING, tmp_path / "out", actors=1)
-    compare(tmp_path / "out", expected, [name for name, _ in images[:80]] + [f"{files[2]}:{row}" for row in range(70)])
+    """Bytes with names and without, in row groups that no batch ends with."""
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    named = [{"bytes": data, "path": name} for name, data in images[:80]]
+    pq.write_table(pa.table({"image": named}), folder / "a.parquet", row_group_size=32)
+    pq.write_table(pa.table({"image": [data for _, data in images[80:]]}), folder / "b.parquet", row_group_size=7)
+    source = open_source(folder)
+    predict_by_ray(source, SCORING, tmp_path / "out", actors=1)
+    compare(tmp_path / "out", expected, [sample.name for sample in source.samples])
 
 
 def test_what_cannot_work_is_one_line(archive: Path, tmp_path: Path) -> None:
     source = open_source(archive)
     (tmp_path / "there").mkdir()
     with pytest.raises(UsageError, match="is there already"):
-        predict_source(source, SCORING, tmp_path / "there")
+        predict_by_ray(source, SCORING, tmp_path / "there")
     with pytest.raises(UsageError, match="cannot be written"):
-        predict_source(source, SCORING, archive / "out")
-    pq.write_table(pa.table({"a": [1], "image": ["text"]}), tmp_path / "x.parquet")
-    with pytest.raises(DataError, match="no column with the bytes of images among a, image"):
-        predict_parquet([tmp_path / "x.parquet"], SCORING, tmp_path / "out")
-    (tmp_path / "y.parquet").write_bytes(b"no")
-    with pytest.raises(DataError, match="no Parquet file"):
-        predict_parquet([tmp_path / "y.parquet"], SCORING, tmp_path / "out")
+        predict_by_ray(source, SCORING, archive / "out")
 
     def fails() -> Model:
-        raise ResnetInferError("the weights are gone")
+        raise UsageError("the weights are gone")
 
-    with pytest.raises(ResnetInferError, match="the weights are gone"):
-        predict_source(source, Scoring(open=fails, protocol=SCORING.protocol), tmp_path / "out")
+    with pytest.raises(ResnetInferError, match="the weights are gone") as caught:
+        predict_by_ray(source, Scoring(open=fails, protocol=SCORING.protocol), tmp_path / "out")
+    assert caught.value.exit_code == 2
     assert not (tmp_path / "out").exists()

@@ -152,9 +152,11 @@ def test_a_part_torn_anywhere_is_healed(
     """Whole lines of JSON before the tear are kept; a Parquet file without its end holds nothing."""
     parts = interrupt(model, source, file, 9)
     data = parts[1].read_bytes()
+    header = data.find(b"\n") + 1 if file.suffix == ".jsonl" else 0
     kept = set()
-    for length in (0, 10, len(data) // 2, len(data) * 3 // 4, len(data) - 1):
-        copy = tmp_path / str(length) / file.name
+    for share in (0.0, 0.1, 0.4, 0.65, 0.9):
+        length = header + int(share * (len(data) - header)) if share > 0 else 10
+        copy = tmp_path / str(share) / file.name
         shutil.copytree(parts[0].parent, copy.with_name(copy.name + ".parts"))
         parts_of(copy)[1].write_bytes(data[:length])
         there = len(open_there(model, source, copy))

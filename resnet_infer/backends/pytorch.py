@@ -83,7 +83,7 @@ class TorchBackend:
             precision=precision,
             heads=heads,
             artifact=checkpoint.name,
-            versions={"torch": torch.__version__},
+            versions={"torch": torch.__version__} | ({"autocast": "on"} if autocast else {}),
         )
         side = checkpoint.manifest.preprocessing.crop
         self.shapes: tuple[ShapeRange, ...] = (ShapeRange(min=(1, 1, 1), opt=(1, side, side), max=(ANY, ANY, ANY)),)

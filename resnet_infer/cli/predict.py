@@ -1,9 +1,7 @@
 """`resnet-infer predict`: the best classes of images."""
 
 import sys
-from collections.abc import Sequence
 from functools import partial
-from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -72,7 +70,7 @@ def predict(
 ) -> None:
     """Print the best classes of images. An unreadable image is a record with its error, and exit code 1.
 
-    With --engine ray the images may also be rows of Parquet files, and the records are written as Parquet.
+    With --engine ray the records are written as Parquet, a row an image, in no order.
     """
     form = rows.check_format(format_name)
     if engine not in ("local", "ray"):
@@ -98,42 +96,26 @@ def predict(
         options=options.run_options(provider, prefer_nhwc, cuda_graph, compile, autocast),
         dense=protocol == "multiscale" and average != "gap",
     )
-    parquet = parquet_files(inputs) if engine == "ray" else []
-    source = parquet or open_inputs(inputs, sys.stdin.buffer)
+    source = open_inputs(inputs, sys.stdin.buffer)
     opened = opener()
     (test,) = options.protocols(
         [protocol], opened.manifest, resize=resize, crop=crop, scales=scales, mirror=mirror, average=average
     )
-    offload = options.offload(render, decode)
+    how: dict[str, Any] = {
+        "top_k": top_k,
+        "batch_size": batch_size,
+        "workers": workers,
+        "offload": options.offload(render, decode),
+        "image_timeout_s": image_timeout or (IMAGE_TIMEOUT_S if on_error == "skip" else None),
+    }
     if output:
         on = "cuda" if opened.backend.info.device.startswith("cuda") else "cpu"
         opened.backend.close()
-        _by_ray(
-            source,
-            output,
-            actors,
-            open=partial(opener, device=on),
-            protocol=test,
-            device=on,
-            top_k=top_k,
-            batch_size=batch_size,
-            workers=workers,
-            offload=offload,
-        )
+        _by_ray(source, output, actors, on_error, open=partial(opener, device=on), protocol=test, device=on, **how)
         return
-    assert not isinstance(source, list)
     records: list[rows.Prediction] = []
     with progress("predicting", len(source.samples), "images") as advance:
-        for record in run(
-            opened,
-            test,
-            source,
-            top_k=top_k,
-            batch_size=batch_size,
-            workers=workers,
-            offload=offload,
-            image_timeout_s=image_timeout or (IMAGE_TIMEOUT_S if on_error == "skip" else None),
-        ):
+        for record in run(opened, test, source, **how):
             records.append(record)
             if form == "jsonl":
                 print(rows.as_json_lines([record.to_dict()]), flush=True)
@@ -151,39 +133,21 @@ def predict(
         raise DataError(f"{len(failed)} of {len(records)} images cannot be read (listed above)")
 
 
-def _by_ray(source: "Source | list[Path]", output: Path, actors: int | None, **scoring: Any) -> None:
+def _by_ray(source: "Source", output: Path, actors: int | None, on_error: str, **scoring: Any) -> None:
+    from resnet_infer.report.console import note
+
     try:
-        from resnet_infer.ray_predict import Scoring, predict_parquet, predict_source
+        from resnet_infer.ray_predict import Scoring, predict_by_ray
     except ImportError as error:
         raise UsageError(f"--engine ray needs Ray ({error}): pip install 'resnet-infer[ray]'") from error
-    if isinstance(source, list):
-        written = predict_parquet(source, Scoring(**scoring), output, actors=actors)
-    else:
-        written = predict_source(source, Scoring(**scoring), output, actors=actors)
-    total, speed = f"{written.images} images", f"{written.images_per_s:.1f} images/s"
-    print(f"{written.folder}: {total} in {written.files} Parquet files, {speed}")
+    written = predict_by_ray(source, Scoring(**scoring), output, actors=actors)
+    total = f"{written.images} images"
+    print(f"{written.folder}: {total} in {written.files} Parquet files, {written.images_per_s:.1f} images/s")
     if written.unreadable:
-        raise DataError(f"{written.unreadable} of {total} cannot be read (column error in {written.folder} says why)")
-
-
-def parquet_files(inputs: Sequence[str]) -> list[Path]:
-    """The Parquet files among the inputs, those in folders too; none if the inputs are of other kinds.
-
-    Raises UsageError if they are of both.
-    """
-    found: list[Path] = []
-    others = []
-    for given in inputs:
-        path = Path(given)
-        if path.is_dir():
-            files = sorted(path.rglob("*.parquet"))
-        else:
-            files = [Path(match) for match in sorted(glob(given)) or [given] if match.lower().endswith(".parquet")]
-        found += files
-        others += [] if files else [given]
-    if found and others:
-        raise UsageError(f"{others[0]}: is not Parquet as {found[0]} is; predict each kind by itself")
-    return found
+        unread = f"{written.unreadable} of {total} cannot be read (column error in {written.folder} says why)"
+        if on_error == "fail" or written.unreadable == written.images:
+            raise DataError(unread)
+        note(unread)
 
 
 def _block(record: rows.Prediction) -> str:
