@@ -76,7 +76,7 @@ def test_int8_with_search_gate_and_preprocessing_inside(run: Run, files: Path, t
     )  # fmt: skip
     assert done.code == 0, done.err
     assert written(tmp_path) == ["net.onnx"]
-    assert max(map(len, done.out.splitlines())) <= 110  # names of temporary folders are long
+    assert max(map(len, done.out.replace(f"{files}/", "").splitlines())) <= 80
     table = [line.split() for line in done.out.splitlines() if line.startswith(("minmax", "entropy", "percentile"))]
     assert [row[0] for row in table] == ["minmax", "entropy", "percentile"]  # 80 images: one size, 40
     assert sum(row[-1] == "kept" for row in table) == 1
