@@ -24,7 +24,7 @@ def architectures(context: Context) -> None:
             if context.has(ROW_S, f"{name} {how}, batch {batch}"):
                 context.network(context.subject(model, **how), batch)
         if row := best(context.rows, model=model, options="compile=default", measurement="network"):
-            context.check(f"{name} compiled, of the roof", row.roof_fraction, note=f"{row.images_per_s:.0f} images/s")
+            context.check_roof(f"{name} compiled", row)
         latency(context, model)
 
 

@@ -20,7 +20,12 @@ def sampled(folder: Path) -> Iterator[None]:
     if shutil.which("nvidia-smi") is None:
         yield
         return
-    command = ["nvidia-smi", f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits", f"-lms={EVERY_MS}"]
+    command = [
+        "nvidia-smi",
+        f"--query-gpu={','.join(FIELDS)}",
+        "--format=csv,noheader,nounits",
+        f"--loop-ms={EVERY_MS}",
+    ]
     with (folder / FILE).open("w", encoding="utf-8") as file:
         file.write(",".join(FIELDS) + "\n")
         file.flush()

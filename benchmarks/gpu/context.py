@@ -89,6 +89,14 @@ class Context:
         """Record a check."""
         self.results.check(Check(step=self.step, what=what, measured=measured, target=target, **more))
 
+    def check_roof(self, what: str, row: BenchRow, target: float | None = None) -> None:
+        """How near a row is to its roof, where the ceilings are known."""
+        note = f"{row.images_per_s:.1f} images/s, {row.options or 'eager'}, batch {row.batch_size}"
+        if row.roof_fraction:
+            self.check(f"{what}, of its roof", row.roof_fraction, target, note=note)
+        else:
+            self.check(f"{what}, of its roof", target=target, skipped="the ceilings are not known", note=note)
+
     def opener(self, *, keep: bool = False, calibration: Source | None = None) -> Opener:
         """Opens subjects; the network's weights are the peers' (benchmarks/peers/materials.py)."""
         kind = Keeping if keep else Opener

@@ -46,7 +46,7 @@ def end_to_end(context: Context) -> None:
             source = pictures(context, count)
             share = context.left() / (len(counts) - place)
             until = context.left() - share
-            fastest = settings(context, opener, protocol, source, until + share / 3)
+            fastest = settings(context, opener, protocol, source, until + share / 2)
             if fastest:
                 chosen[protocol] = fastest
                 against(context, protocol, fastest, source, max(1.0, context.left() - until))

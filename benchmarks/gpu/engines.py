@@ -1,7 +1,6 @@
 """Step 6: ONNX Runtime and TensorRT where they can be imported: parity, throughput, latency of one image."""
 
 import importlib.util
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from resnet_infer.bench.subjects import Opener
 from resnet_infer.bench.sweep import Cell, Subject
 from resnet_infer.errors import ResnetInferError
 from resnet_infer.protocols import single_crop
+from resnet_infer.shapes import BatchRange
 
 ROW_S, BUILD_S = 20.0, 60.0
 CALIBRATION = 128
@@ -80,7 +80,8 @@ def engine(context: Context, opener: Opener, backend: str, precision: str) -> No
         context.check(f"logits, {name}", error=" ".join(str(error).split())[:300])
         return
     runner = context.runner(opener)
-    batches: Sequence[int] = dict.fromkeys((min(128, context.plan.batch), context.plan.batch, 1)).keys()  # type: ignore[assignment]
+    largest = BatchRange().max if backend == "tensorrt" else context.plan.batch  # of the engine's profile
+    batches = dict.fromkeys((min(largest, context.plan.batch), 1))
     for batch in batches:
         if context.has(ROW_S / 2, f"{name}, batch {batch}"):
             cell = Cell(subject=subject, protocol="single-crop", batch_size=batch, measurement="network")
@@ -118,10 +119,7 @@ def summary(context: Context) -> None:
     tops = {p: best(context.rows, backend="tensorrt", precision=p, **wanted) for p in FRACTIONS}
     for precision, top in tops.items():
         if top is not None:
-            note = f"{top.images_per_s:.0f} images/s, batch {top.batch_size}"
-            context.check(
-                f"tensorrt {precision}, of the fused roof", top.roof_fraction, FRACTIONS[precision], note=note
-            )
+            context.check_roof(f"tensorrt {precision}", top, FRACTIONS[precision])
     compiled = best(context.rows, options="compile=default", precision=context.plan.precision, **wanted)
     half, int8 = tops["fp16"], tops["int8"]
     if half and compiled:

@@ -8,7 +8,6 @@ import torch
 from benchmarks.gpu.context import Context
 from benchmarks.gpu.pictures import pictures, spread
 from resnet_infer.bench import ceilings
-from resnet_infer.report.environment import environment
 
 ASKED = "name,driver_version,pstate,clocks.sm,clocks.max.sm,clocks.mem,power.draw,power.limit,temperature.gpu"
 
@@ -18,7 +17,7 @@ def machine(context: Context) -> None:
     source = spread(pictures(context), 32)
     files = [file for file in map(source.read, source.samples) if isinstance(file, bytes)]
     found = ceilings.measure_ceilings(context.device, files)
-    context.results.set_run(ceilings=found, environment=environment() | details(context))
+    context.results.set_run(ceilings=found, environment={**context.results.run.environment, **details(context)})
     rates = ", ".join(f"{name} {rate:.3g}" for name, rate in found.matmul_tflop_per_s.items())
     context.results.log(f"  copy {found.copy_gb_per_s:.0f} GB/s, products in TFLOP/s: {rates}")
     context.results.log(
@@ -29,16 +28,15 @@ def machine(context: Context) -> None:
 
 def details(context: Context) -> dict[str, Any]:
     """What `environment` does not say of a GPU."""
-    said: dict[str, Any] = {"tiny": not context.cuda or context.plan.repeats == 1}
-    if context.cuda:
-        gpu = torch.cuda.get_device_properties(context.device)
-        said |= {
-            "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
-            "multiprocessors": gpu.multi_processor_count,
-            "l2_mib": gpu.L2_cache_size // 2**20,
-            "nvidia_smi": nvidia_smi(),
-        }
-    return said
+    if not context.cuda:
+        return {}
+    gpu = torch.cuda.get_device_properties(context.device)
+    return {
+        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+        "multiprocessors": gpu.multi_processor_count,
+        "l2_mib": gpu.L2_cache_size // 2**20,
+        "nvidia_smi": nvidia_smi(),
+    }
 
 
 def nvidia_smi() -> dict[str, str] | str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.contests import contest_here
@@ -61,12 +62,10 @@ def summary(context: Context) -> None:
     name, precision = context.plan.network, context.plan.precision
     rows = [row for row in context.rows if "compile=" in row.options and row.precision == precision]
     top = best(rows, model=name, measurement="network", protocol="single-crop")
-    what = f"{name} {precision}, compiled, of the roof of torch.compile's kernels"
     if top is None:
-        context.check(what, target=ROOF_TARGET, error="no compiled row was measured")
+        context.check(f"{name} {precision} compiled", target=ROOF_TARGET, error="no compiled row was measured")
         return
-    note = f"{top.images_per_s:.0f} images/s, {top.options}, batch {top.batch_size}"
-    context.check(what, top.roof_fraction, ROOF_TARGET, note=note)
+    context.check_roof(f"{name} {precision} compiled", top, ROOF_TARGET)
     if eager := best(context.rows, model=name, measurement="network", protocol="single-crop", options=""):
         context.check(f"{name} {precision}, compiled over eager", top.images_per_s / eager.images_per_s)
 
@@ -131,7 +130,9 @@ def kernels(context: Context) -> None:
     order = "self_device_time_total" if context.cuda else "self_cpu_time_total"
     table = found.key_averages().table(sort_by=order, row_limit=KERNELS, max_name_column_width=90)
     write(context.results.folder / "profile.txt", f"{context.plan.network} compiled, one batch\n{table}")
-    times: Mapping[str, float] = {event.key: getattr(event, order) for event in found.key_averages()}
+    wanted = DeviceType.CUDA if context.cuda else DeviceType.CPU  # an operator's event has its kernels' time, too
+    averages = [event for event in found.key_averages() if event.device_type == wanted]
+    times: Mapping[str, float] = {event.key: getattr(event, order) for event in averages}
     whole = sum(times.values())
     pointwise = sum(time for key, time in times.items() if key.startswith("triton_"))
     if whole and context.cuda:

@@ -5,12 +5,11 @@ number of files than there are different pictures is hard links to the same file
 """
 
 import os
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.gpu.context import Context
-from benchmarks.peers.materials import make_weights, photos, prepare, put_photos, tiles
+from benchmarks.peers.materials import BATCH, make_weights, photos, prepare, put_photos
 from resnet_infer.bench.ceilings import synthetic_jpeg
 from resnet_infer.data.loader import cores
 from resnet_infer.data.sources import Source, Subset, open_source
@@ -43,16 +42,15 @@ def ready(context: Context) -> Source:
     source = pictures(context)
     if not (context.scratch / f"{context.plan.network}.pth").exists():
         make_weights(context.plan.network, spread(source, SOURCE_OF_WEIGHTS), context.scratch)
-    prepare(spread(source, SOURCE_OF_WEIGHTS), context.scratch, ["tiles.npy"])
-    assert len(tiles(context.scratch))
+    prepare(spread(source, BATCH), context.scratch, ["tiles.npy"])
     return source
 
 
 def spread(source: Source, count: int) -> Source:
     """So many of its images, of every class."""
-    step = max(1, len(source.samples) // count)
-    positions: Sequence[int] = range(0, len(source.samples), step)[:count]
-    return Subset(source.name, source, list(positions))
+    count = min(count, len(source.samples))
+    positions = [len(source.samples) * place // count for place in range(count)]
+    return Subset(source.name, source, positions)
 
 
 def _make(context: Context, folder: Path) -> None:

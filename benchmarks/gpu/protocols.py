@@ -42,9 +42,7 @@ def _row(context: Context, protocol: str, subject: Subject, data: Data) -> None:
         context.check(f"{protocol}, {how}", error=context.rows[-1].error)
         return
     if protocol == "multiscale":
-        note = f"{row.images_per_s:.1f} images/s, {row.views} passes an image"
-        what = f"{subject.model} five scales and mirror, {how}, of the roof"
-        context.check(what, row.roof_fraction, SCALES_TARGET, note=note)
+        context.check_roof(f"{subject.model} five scales and mirror, {how}", row, SCALES_TARGET)
         return
     single = best(context.rows, protocol="single-crop", precision=subject.precision, **wanted)
     if single is not None:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -21,6 +22,7 @@ def command(context: Context, words: Sequence[str]) -> tuple[int, str]:
         done = subprocess.run(
             [sys.executable, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             timeout=max(1.0, context.left()), errors="replace",
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         said = error.stdout or b""
@@ -33,7 +35,7 @@ def suite(context: Context) -> None:
     if importlib.util.find_spec("pytest") is None:
         raise Skipped("pytest is not installed")
     if context.cuda:
-        words = ["-m", "pytest", "-m", "gpu", "-q", "-rs", "-p", "no:cacheprovider", "tests"]
+        words = ["-m", "pytest", "-m", "gpu", "-vv", "-rs", "-p", "no:cacheprovider", "tests"]
     else:
         words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_shapes.py"]
     code, text = command(context, words)

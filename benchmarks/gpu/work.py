@@ -24,7 +24,7 @@ def work(asked: dict[str, Any]) -> None:
     fresh = BenchRun(
         command=asked["command"],
         started=asked["started"],
-        environment=environment(),
+        environment=environment() | {"tiny": asked["tiny"]},
         data={"name": Path(asked["data"]).name if asked["data"] else "made pictures", "images": plan.distinct},
         ceilings=None,
         rows=(),

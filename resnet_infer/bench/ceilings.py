@@ -50,11 +50,11 @@ def synthetic_jpeg(seed: int = 0, size: tuple[int, int] = SYNTHETIC, motif: int 
     pixels = np.zeros((height, width, 3))
     for cells in (3, 9, 27, 81, 243):
         random = shared if cells <= 9 and motif is not None else own
-        noise = random.standard_normal((cells, cells, 3)).astype(np.float32) * 64 / cells**0.4
+        noise = random.standard_normal((cells, cells, 3)).astype(np.float32) * 64 / cells**0.3
         channels = [Image.fromarray(noise[:, :, c]).resize((width, height), Image.Resampling.BICUBIC) for c in range(3)]
         pixels += np.stack([np.asarray(channel) for channel in channels], axis=2)
     file = io.BytesIO()
-    Image.fromarray(np.clip(pixels + 128, 0, 255).astype(np.uint8)).save(file, "JPEG", quality=92)
+    Image.fromarray(np.clip(pixels + 128, 0, 255).astype(np.uint8)).save(file, "JPEG", quality=95)
     return file.getvalue()
 
 
