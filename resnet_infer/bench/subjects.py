@@ -15,7 +15,7 @@ from resnet_infer.backends.tensorrt_api import find_flavour
 from resnet_infer.bench.sweep import EXPORTED, RANDOM, Subject
 from resnet_infer.data.sources import Source
 from resnet_infer.errors import UsageError
-from resnet_infer.export.calibrate import Quantization
+from resnet_infer.export.calibrate import FEWEST, Quantization
 from resnet_infer.export.engine_builder import BuildOptions
 from resnet_infer.export.to_onnx import export_onnx
 from resnet_infer.export.to_tensorrt import build_engine
@@ -100,7 +100,7 @@ class Opener:
                 raise UsageError(f"precision {precision} needs images to calibrate on: give --calibration-data DATA")
             quantization = Quantization(
                 data=self.calibration,
-                images=max(8, min(500, len(self.calibration.samples) // 2)),
+                images=max(FEWEST, min(500, len(self.calibration.samples) // 2)),
                 arrangement="tensorrt" if subject.backend == "tensorrt" else "onnxruntime",
             )
         export_onnx(checkpoint, path, head=head, precision=precision, quantization=quantization)  # type: ignore[arg-type]
