@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager, suppress
-from multiprocessing import get_context
+from multiprocessing import get_context, set_start_method
 from typing import Any
 
 Call = Callable[..., Any]
@@ -29,9 +29,16 @@ def processes(sides: Iterable[str], start: Callable[..., None], *arguments: Any)
         yield {side: stack.enter_context(_process(side, start, arguments)) for side in sides}
 
 
+def _begin(start: Callable[..., None], side: str, *arguments: Any) -> None:
+    """Processes that the side starts itself, such as a loader's workers, start as they do elsewhere: a process that
+    was spawned would spawn its own too, and have each import everything anew."""
+    set_start_method(None, force=True)
+    start(side, *arguments)
+
+
 @contextmanager
 def _process(side: str, start: Callable[..., None], arguments: tuple[Any, ...]) -> Iterator[Call]:
-    pool = ProcessPoolExecutor(1, get_context("spawn"), start, (side, *arguments))
+    pool = ProcessPoolExecutor(1, get_context("spawn"), _begin, (start, side, *arguments))
     pid = 0
 
     def call(function: Callable[..., Any], *given: Any, timeout_s: float | None = None) -> Any:

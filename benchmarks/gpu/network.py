@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.contests import contest_here
@@ -130,8 +129,8 @@ def kernels(context: Context) -> None:
     order = "self_device_time_total" if context.cuda else "self_cpu_time_total"
     table = found.key_averages().table(sort_by=order, row_limit=KERNELS, max_name_column_width=90)
     write(context.results.folder / "profile.txt", f"{context.plan.network} compiled, one batch\n{table}")
-    wanted = DeviceType.CUDA if context.cuda else DeviceType.CPU  # an operator's event has its kernels' time, too
-    averages = [event for event in found.key_averages() if event.device_type == wanted]
+    wanted = "CUDA" if context.cuda else "CPU"  # an operator's event has its kernels' time, too
+    averages = [event for event in found.key_averages() if event.device_type.name == wanted]
     times: Mapping[str, float] = {event.key: getattr(event, order) for event in averages}
     whole = sum(times.values())
     pointwise = sum(time for key, time in times.items() if key.startswith("triton_"))

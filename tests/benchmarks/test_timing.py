@@ -1,6 +1,7 @@
 """Sides' processes: errors come back, and a process that is gone or silent is an error, not a hang."""
 
 import math
+import multiprocessing
 import os
 import time
 
@@ -40,3 +41,8 @@ def test_compare_takes_turns_and_medians() -> None:
     assert measured["seconds"] == {"a": [1, 2, 6], "b": [4, 4, 1]}
     assert measured["images_per_s"] == {"a": 4, "b": 2}
     assert measured["ratio"] == {"a": 2, "b": 1}
+
+
+def test_a_sides_own_processes_start_as_they_do_elsewhere() -> None:
+    with processes(["side"], str) as calls:
+        assert calls["side"](multiprocessing.get_start_method) == multiprocessing.get_start_method()
