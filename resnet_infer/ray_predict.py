@@ -76,6 +76,8 @@ class Scoring:
     """Decoding processes of each actor; by default the cores it has to itself."""
     offload: Offload = "nothing"
     image_timeout_s: float | None = None
+    tries: int = TRIES
+    """How often a batch is begun before it is taken for what ends its actors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,13 +98,13 @@ def predict_by_ray(source: Source, scoring: Scoring, output: Path, *, actors: in
     By default there are as many actors as GPUs or, less one, CPUs. Raises UsageError if the folder is there already,
     ProcessError if Ray gives up or images end every worker, and what else an actor raised as ResnetInferError.
     """
+    if output.exists():
+        raise UsageError(f"{output}: is there already; give a new folder")
     with _cluster():
         return _run(source, scoring, output, actors)
 
 
 def _run(source: Source, scoring: Scoring, output: Path, actors: int | None) -> Written:
-    if output.exists():
-        raise UsageError(f"{output}: is there already; give a new folder")
     partial = output.with_name(f".{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -202,10 +204,10 @@ class _Actor:
         mark = self._tries / f"{first}-{last}"
         with mark.open("ab") as file:
             file.write(b".")
-        if mark.stat().st_size > TRIES:
+        if mark.stat().st_size > self._scoring.tries:
             raise ProcessError(
-                f"images {first} to {last} ended {TRIES} workers, by a crash or for want of memory; find the one in "
-                "question with `resnet-infer predict` without Ray, and leave it out"
+                f"images {first} to {last} ended {self._scoring.tries} workers, by a crash or for want of memory; find "
+                "the one in question with `resnet-infer predict` without Ray, and leave it out"
             )
         return mark
 
