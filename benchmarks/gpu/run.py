@@ -2,9 +2,9 @@
 
 The steps (steps.py) run in the order of their worth, each within its share of the time; a step that fails is recorded
 and the next goes on. Everything is in DIR the moment it is known (results.py), so the run may be killed at any time.
-It needs torch, torchvision, onnx, numpy, pillow, typer, rich and safetensors, runs from a checkout, and uses
-onnxruntime, tensorrt, tensorrt_rtx, timm and pytest where they can be imported. `--device cpu --tiny` sees in a minute
-or two that every step runs; its figures mean nothing.
+It runs from a checkout with the package's dependencies, and uses onnxruntime-gpu, tensorrt, tensorrt_rtx, timm and
+pytest where they are installed. `--device cpu --tiny` sees in a few minutes that every step runs; its figures mean
+nothing.
 """
 
 import argparse

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from resnet_infer.bench import session
 from resnet_infer.bench.session import Request, run
@@ -174,3 +175,17 @@ def test_a_file_that_is_no_benchmark_is_an_error(tmp_path: Path) -> None:
         (tmp_path / "benchmark.json").write_text(text)
         with pytest.raises(DataError, match=r"benchmark\.json"):
             load_run(tmp_path / "benchmark.json")
+
+
+def test_what_pytorch_raises_is_a_row_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))  # which torch.compile needs on a CPU
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (str(tmp_path / "no-compiler"),))
+    sweep = Sweep(
+        models=("resnet20.random",), backends=("torch",), compile=("default", "none"), protocols=("single-crop",),
+        batch_sizes=(3,), measurements=("network",), repeats=1, seconds=0.01,
+    )  # fmt: skip
+    torch._dynamo.reset()
+    broken, sound = run(Request(sweep=sweep, output=tmp_path, device="cpu", ceilings=False)).rows
+    assert broken.error
+    assert "\n" not in broken.error
+    assert sound.images_per_s > 0

@@ -160,12 +160,12 @@ def test_clocks_are_told_by_step(tmp_path: Path) -> None:
 
 def test_pictures_have_their_sizes_and_repeat(results: Results, around: dict[str, Any]) -> None:
     context = Context(step="", results=results, ends=time.time() + 600, **around)
-    source = pictures(context, 20)
-    assert len(source.samples) == 20
+    source = pictures(context, 100)
+    assert len(source.samples) == 100
     assert len({source.read(sample) for sample in source.samples}) == TINY.distinct
     sizes = {tuple(decode(source.read(sample)).shape[1:]) for sample in source.samples}
     assert sizes == set(TINY.sizes)
-    assert len({sample.label for sample in spread(pictures(context), 4).samples}) == 4
+    assert len({sample.label for sample in spread(pictures(context), 8).samples}) == 8
     assert set(FULL.sizes) > {(375, 500)}
 
 
@@ -186,7 +186,7 @@ def test_wrong_flags_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 @pytest.mark.slow
 def test_a_tiny_run_on_the_cpu(tmp_path: Path) -> None:
-    wanted = ["correctness", "machine", "protocols", "suite"]
+    wanted = ["correctness", "machine", "protocols"]
     words = [
         "--device",
         "cpu",
