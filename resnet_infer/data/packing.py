@@ -2,19 +2,19 @@
 
 What is in the block depends on what is left to the device: regions of resized images, decoded images, or JPEG files.
 
-Shapes: C is 3, H and W pixels.
+Shapes: B images, C is 3, H and W pixels.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, groupby
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from resnet_infer.data.decode import decode, decode_jpegs, jpeg_header
-from resnet_infer.data.render import cut, distinct_tiles, regions, render
+from resnet_infer.data.render import distinct_tiles, layouts, regions, render
 from resnet_infer.data.sources import Pixels
 from resnet_infer.errors import DataError
 from resnet_infer.protocols import Protocol, Size
@@ -35,6 +35,20 @@ class Rendered:
     tiles: tuple[Tensor, ...] = ()
     """uint8, (height, width, 3), in the order of `distinct_tiles`; on the device that the block was sent to."""
     error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Images of a chunk whose tiles lie alike: each tile of all of them is one tensor."""
+
+    numbers: Sequence[int]
+    """Positions in the chunk."""
+    indices: Sequence[int]
+    """Positions in the source."""
+    size: Size
+    """(height, width) in pixels of the first; the others have the same views of tiles of the same size."""
+    tiles: tuple[Tensor, ...]
+    """uint8, (B, height, width, 3), in the order of `distinct_tiles`; on the device that the block was sent to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,19 +104,39 @@ def pack(images: Sequence[Prepared], allocate: Callable[[int], Tensor]) -> tuple
     return block, [image.record for image in images]
 
 
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The images of a block on the device."""
+
+    records: Sequence[Record]
+    groups: Sequence[Group]
+    errors: Mapping[int, str]
+    """Why there is no image, by position in the chunk."""
+
+    def images(self) -> Iterator[Rendered]:
+        """One by one, in order."""
+        found = {number: (group, place) for group in self.groups for place, number in enumerate(group.numbers)}
+        for number, record in enumerate(self.records):
+            tiles: tuple[Tensor, ...] = ()
+            if number in found:
+                group, place = found[number]
+                tiles = tuple(tile_BHWC[place] for tile_BHWC in group.tiles)
+            yield Rendered(index=record.index, size=record.size, tiles=tiles, error=self.errors.get(number, ""))
+
+
 def unpack(
     block: Tensor, records: Sequence[Record], protocols: tuple[Protocol, ...], upload: Callable[[Tensor], Tensor]
-) -> Iterator[Rendered]:
-    """The images' tiles on the device, in order; `upload` takes a block there.
+) -> Chunk:
+    """The images' tiles on the device; `upload` takes a block there.
 
     Images of one size are rendered together, and JPEG files are decoded in one call.
     """
     ends = list(accumulate(record.length for record in records))
-    spans = [slice(end - record.length, end) for record, end in zip(records, ends, strict=True)]
     of_form: dict[Form, list[int]] = {"regions": [], "image": [], "jpeg": []}
     for number, record in enumerate(records):
         if record.length:
             of_form[record.form].append(number)
+    spans = {n: slice(ends[n] - records[n].length, ends[n]) for n in of_form["image"] + of_form["jpeg"]}
     sent = upload(block) if of_form["regions"] or of_form["image"] else upload(block[:0])
     images: dict[int, Tensor] = {
         number: sent[spans[number]].view(*records[number].size, 3).permute(2, 0, 1) for number in of_form["image"]
@@ -114,22 +148,20 @@ def unpack(
             errors[number] = found
         else:
             images[number] = found
-    tiles = _render_by_size(images, protocols, errors)
-    for number in of_form["regions"]:
-        tiles[number] = tuple(_cut_regions(sent[spans[number]], records[number].size, protocols))
-    for number, record in enumerate(records):
-        error = errors.get(number, "")
-        yield Rendered(index=record.index, size=record.size, tiles=tiles.get(number, ()), error=error)
+    groups = [
+        *_render_by_size(images, records, protocols, errors),
+        *_cut_regions(sent, of_form["regions"], ends, records, protocols),
+    ]
+    return Chunk(records, groups, errors)
 
 
 def _render_by_size(
-    images: dict[int, Tensor], protocols: tuple[Protocol, ...], errors: dict[int, str]
-) -> dict[int, tuple[Tensor, ...]]:
+    images: dict[int, Tensor], records: Sequence[Record], protocols: tuple[Protocol, ...], errors: dict[int, str]
+) -> Iterator[Group]:
     """The tiles of decoded images, those of one size together; notes in `errors` what cannot be rendered."""
     by_size: dict[Size, list[int]] = {}
     for number, x_CHW in images.items():
         by_size.setdefault((x_CHW.shape[1], x_CHW.shape[2]), []).append(number)
-    rendered: dict[int, tuple[Tensor, ...]] = {}
     for size, numbers in by_size.items():
         x_BHWC = torch.stack([images[number].permute(1, 2, 0) for number in numbers])  # channels stay innermost
         try:
@@ -137,18 +169,24 @@ def _render_by_size(
         except DataError as error:
             errors.update(dict.fromkeys(numbers, str(error)))
             continue
-        for place, number in enumerate(numbers):
-            rendered[number] = tuple(tile_BHWC[place] for tile_BHWC in tiles)
-    return rendered
+        yield Group(numbers, [records[number].index for number in numbers], size, tuple(tiles))
 
 
-def _cut_regions(pixels: Tensor, size: Size, protocols: tuple[Protocol, ...]) -> list[Tensor]:
-    """The tiles of one image out of its regions, which lie one after another."""
-    tiles = distinct_tiles(protocols, *size)
-    found = []
-    offset = 0
-    for region in regions(tiles):
-        count = 3 * region.height * region.width
-        found.append((region, pixels[offset : offset + count].view(region.height, region.width, 3)))
-        offset += count
-    return cut(found, tiles)
+def _cut_regions(
+    sent: Tensor, numbers: Sequence[int], ends: Sequence[int], records: Sequence[Record], protocols: tuple[Protocol, ...]
+) -> Iterator[Group]:
+    """The tiles of images out of their regions, those of neighbours that lie alike together: views, not copies."""
+    layout_of = layouts(protocols)
+    for layout, alike in groupby(numbers, lambda number: layout_of(*records[number].size)):
+        together = list(alike)
+        first = together[0]
+        start = sent.storage_offset() + ends[first] - records[first].length
+        yield Group(
+            together,
+            [records[number].index for number in together],
+            records[first].size,
+            tuple(
+                sent.as_strided((len(together), height, width, 3), (layout.length, stride, 3, 1), start + offset)
+                for offset, stride, height, width in layout.tiles
+            ),
+        )

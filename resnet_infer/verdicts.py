@@ -1,0 +1,103 @@
+"""What a score comes to: the best classes, the rank and probability of the true one, and what metrics need.
+
+Computed for many images at once, where their probabilities are; only this travels to the host.
+
+Shapes: N images, Q rows of an image (protocols, ensembles), K classes, k of the best five, C columns.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from resnet_infer.records import TOP_K
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """Of N images under one protocol, on the CPU; whole numbers are exact, probabilities are float32 values."""
+
+    block_NC: Tensor
+    """float64, one row of `judged`."""
+
+    @property
+    def rank_N(self) -> Tensor:
+        """How many classes score above the true one; equal scores count against it."""
+        return self.block_NC[:, 0].long()
+
+    @property
+    def truth_prob_N(self) -> Tensor:
+        """Probability of the true class."""
+        return self.block_NC[:, 1]
+
+    @property
+    def predicted_N(self) -> Tensor:
+        """The best class; of a tie with the true one, another."""
+        return self.block_NC[:, 2].long()
+
+    @property
+    def squares_N(self) -> Tensor:
+        """Sum over classes of the squared probabilities."""
+        return self.block_NC[:, 3]
+
+    @property
+    def real_N(self) -> Tensor:
+        """Whether the best class is a ReaL label: 1 or 0, or -1 for an image that has none."""
+        return self.block_NC[:, 4].long()
+
+    @property
+    def top_probs_Nk(self) -> Tensor:
+        """Of the best five (all, if there are fewer), best first."""
+        return self.block_NC[:, 5:].chunk(2, 1)[0]
+
+    @property
+    def top_classes_Nk(self) -> Tensor:
+        """The best five class indices."""
+        return self.block_NC[:, 5:].chunk(2, 1)[1].long()
+
+
+def judged(
+    probs_NQK: Tensor, truth_N: Tensor, *, metrics: bool, real: Sequence[Collection[int]] | None = None
+) -> Tensor:
+    """The columns of `Verdicts` for every row, (N, Q, C) float64, on the device of the probabilities.
+
+    `truth_N` is there too. Without `metrics` what only they need is not computed, but -1; `real` are these images' ReaL
+    labels.
+    """
+    values, classes = probs_NQK.topk(min(TOP_K, probs_NQK.shape[2]), -1)
+    truth_NQ1 = truth_N[:, None, None].expand(-1, probs_NQK.shape[1], 1)
+    truth_prob_NQ1 = probs_NQK.gather(2, truth_NQ1)
+    rank_NQ = ranks_of(probs_NQK, truth_prob_NQ1)
+    none_NQ = torch.full_like(rank_NQ, -1)
+    columns = [rank_NQ, truth_prob_NQ1[..., 0], none_NQ, none_NQ, none_NQ]
+    if metrics:
+        others_NQ = probs_NQK.scatter(2, truth_NQ1, -1).argmax(2)
+        columns[2] = torch.where(rank_NQ == 0, truth_NQ1[..., 0], others_NQ)
+        columns[3] = probs_NQK.double().square().sum(2)
+    if real is not None:
+        has_N = torch.tensor([bool(labels) for labels in real], device=rank_NQ.device)
+        columns[4] = torch.where(has_N[:, None], right_by_sets(probs_NQK, real).long(), none_NQ)
+    block_NQC = torch.stack([column.double() for column in columns], 2)
+    return torch.cat((block_NQC, values.double(), classes.double()), 2)
+
+
+def ranks_of(probs_NQK: Tensor, truth_prob_NQ1: Tensor) -> Tensor:
+    """How many classes score above the true one; equal scores count against it, so a constant model earns nothing."""
+    return (probs_NQK >= truth_prob_NQ1).sum(2) - 1
+
+
+def rank_of(truth: int, probs_K: Tensor) -> int:
+    """`ranks_of` one row of one image."""
+    return int(ranks_of(probs_K[None, None], probs_K[None, None, truth, None]))
+
+
+def right_by_sets(probs_NQK: Tensor, right: Sequence[Collection[int]]) -> Tensor:
+    """Whether the best class is one of the image's; a tie with a class outside of them counts against it. (N, Q)"""
+    device = probs_NQK.device
+    among_NK = torch.zeros(probs_NQK.shape[0], probs_NQK.shape[2], dtype=torch.bool)
+    images = [image for image, labels in enumerate(right) for _ in labels]
+    among_NK[images, [label for labels in right for label in labels]] = True
+    among_N1K = among_NK.to(device)[:, None]
+    inside_NQ = probs_NQK.masked_fill(~among_N1K, -torch.inf).amax(2)
+    return inside_NQ > probs_NQK.masked_fill(among_N1K, -torch.inf).amax(2)
