@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -237,10 +237,7 @@ def _blocks(protocol: Protocol, case: Case) -> dict[int, tuple[torch.Tensor, lis
             packed[at], records = pack(chunk, lambda size: torch.empty(size, dtype=torch.uint8))
             blocks[first] = packed[at], records
         else:
-            records = [
-                type(record)(first + place, record.size, record.form, record.length)
-                for place, record in enumerate(blocks[at][1])
-            ]
+            records = [replace(record, index=first + place) for place, record in enumerate(blocks[at][1])]
             blocks[first] = packed[at], records
     return blocks
 

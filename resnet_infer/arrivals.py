@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from resnet_infer.backends.base import BackendInfo
-from resnet_infer.backends.transfer import fetch
+from resnet_infer.data.transfer import fetch
 from resnet_infer.errors import BackendError
 from resnet_infer.protocols import Size
 

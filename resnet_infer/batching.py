@@ -157,7 +157,9 @@ class Batcher:
                 probs_BK = reduce_map(scores_BKhw, average).double() * weight
                 row = self.first + protocol
                 shares[row] = shares[row].add_(probs_BK) if row in shares else probs_BK
-        return list(shares), torch.stack(list(shares.values())) if len(shares) > 1 else next(iter(shares.values()))[None]
+        return list(shares), torch.stack(list(shares.values())) if len(shares) > 1 else next(iter(shares.values()))[
+            None
+        ]
 
 
 def reduce_map(scores_BKhw: Tensor, average: Average) -> Tensor:

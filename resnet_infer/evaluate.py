@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -118,13 +118,14 @@ def evaluate_together(
         advance(there)
         begun = time.perf_counter()
         returned = np.zeros(len(source.samples), np.bool_)
-        with roll.member():
+        with roll.member(), closing(results):
             for images in results:
                 counting.count(images)
                 returned[images.indices] = True
                 if images.error and on_error == "fail":
                     roll.stop()
                 if roll.say(len(images.indices)):
+                    results.close()
                     rest = [index for index in todo if not returned[index]]
                     for tally in tallies:
                         tally.unreadable |= _unreadable(source, protocols, rest, workers, image_timeout_s)

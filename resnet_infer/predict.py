@@ -39,7 +39,7 @@ def predict(
 
     def best(indices: Sequence[int], probs_NPK: Tensor) -> tuple[Tensor, ...]:
         values_Nk, classes_Nk = probs_NPK[:, 0].topk(min(top_k, probs_NPK.shape[2]))
-        return torch.stack((values_Nk.double(), classes_Nk.double()), 1),
+        return (torch.stack((values_Nk.double(), classes_Nk.double()), 1),)
 
     results = score_groups(
         [Member(model, (protocol,))],

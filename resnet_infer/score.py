@@ -6,7 +6,7 @@ view of one image at a time. Several protocols share one decode, and a tile that
 Shapes: B tiles, C is 3, H and W pixels, K classes, h and w positions of the score map, P protocols.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TypeVar
@@ -16,11 +16,11 @@ from torch import Tensor
 
 from resnet_infer.arrivals import Arrivals, Finished, Reduce, everything
 from resnet_infer.backends.load import Model
-from resnet_infer.backends.transfer import Upload
 from resnet_infer.batching import Batcher
 from resnet_infer.data.loader import IMAGE_TIMEOUT_S, Crew, auto_workers, load_chunks
 from resnet_infer.data.packing import Offload
 from resnet_infer.data.sources import Source
+from resnet_infer.data.transfer import Upload
 from resnet_infer.errors import UsageError
 from resnet_infer.protocols import Protocol
 from resnet_infer.shapes import range_for
@@ -127,7 +127,7 @@ def score_groups(
     offload: Offload = "nothing",
     image_timeout_s: float | None = None,
     crew: Crew | None = None,
-) -> Iterator[Finished]:
+) -> Generator[Finished, None, None]:
     """`score_together` for many images at a time: those that one batch finished, reduced to what is wanted of them.
 
     `reduce` is given the probabilities of each group on the device that the models run on, and only what it returns

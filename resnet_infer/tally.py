@@ -109,9 +109,7 @@ def records_of(
         ]
 
 
-def records_without(
-    index: int, sample: Sample, truth: int, protocols: Sequence[Protocol], error: str
-) -> list[Record]:
+def records_without(index: int, sample: Sample, truth: int, protocols: Sequence[Protocol], error: str) -> list[Record]:
     """What is said of an image that could not be read."""
     return [
         Record(index=index, protocol=p.name, name=sample.name, label=sample.label, truth=truth, error=error)

@@ -6,8 +6,9 @@ Shapes: B images, C is 3, H and W pixels.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import accumulate, groupby
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Literal
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from resnet_infer.data.decode import decode, decode_jpegs, jpeg_header
 from resnet_infer.data.render import distinct_tiles, layouts, regions, render
 from resnet_infer.data.sources import Pixels
+from resnet_infer.data.transfer import Upload
 from resnet_infer.errors import DataError
 from resnet_infer.protocols import Protocol, Size
 
@@ -60,6 +62,8 @@ class Record:
     form: Form = "image"
     length: int = 0
     """Bytes in the block."""
+    start: int = 0
+    """Of its first byte there."""
     error: str = ""
 
 
@@ -94,14 +98,19 @@ def prepare(
 
 
 def pack(images: Sequence[Prepared], allocate: Callable[[int], Tensor]) -> tuple[Tensor, list[Record]]:
-    """All parts in one block of `allocate(bytes)`: every block sent costs a file descriptor."""
+    """All parts in one block of `allocate(bytes)`: every block sent costs a file descriptor.
+
+    Images of one size lie side by side, so that their tiles can be cut at once; the records keep the images' order.
+    """
     block = allocate(sum(image.record.length for image in images))
+    records = [image.record for image in images]
     offset = 0
-    for image in images:
-        for part in image.parts:  # straight from the resized image into the block: the only copy on this side
+    for number in sorted(range(len(images)), key=lambda number: records[number].size):
+        records[number] = replace(records[number], start=offset)
+        for part in images[number].parts:  # straight from the resized image into the block: the only copy on this side
             block[offset : offset + part.numel()].view(part.shape).copy_(part)
             offset += part.numel()
-    return block, [image.record for image in images]
+    return block, records
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,39 +133,48 @@ class Chunk:
             yield Rendered(index=record.index, size=record.size, tiles=tiles, error=self.errors.get(number, ""))
 
 
-def unpack(
-    block: Tensor, records: Sequence[Record], protocols: tuple[Protocol, ...], upload: Callable[[Tensor], Tensor]
-) -> Chunk:
-    """The images' tiles on the device; `upload` takes a block there.
+def unpack(parts: Sequence[tuple[Tensor, Sequence[Record]]], protocols: tuple[Protocol, ...], upload: Upload) -> Chunk:
+    """The images' tiles on the device; `upload` takes each part's block there.
 
-    Images of one size are rendered together, and JPEG files are decoded in one call.
+    Images of one size are rendered together, and JPEG files are decoded in one call, both on a stream beside the
+    device's current one, which waits for them.
     """
-    ends = list(accumulate(record.length for record in records))
-    of_form: dict[Form, list[int]] = {"regions": [], "image": [], "jpeg": []}
-    for number, record in enumerate(records):
-        if record.length:
-            of_form[record.form].append(number)
-    spans = {n: slice(ends[n] - records[n].length, ends[n]) for n in of_form["image"] + of_form["jpeg"]}
-    sent = upload(block) if of_form["regions"] or of_form["image"] else upload(block[:0])
-    images: dict[int, Tensor] = {
-        number: sent[spans[number]].view(*records[number].size, 3).permute(2, 0, 1) for number in of_form["image"]
-    }
+    records = [record for _, some in parts for record in some]
     errors = {number: record.error for number, record in enumerate(records) if record.error}
-    decoded = decode_jpegs([block[spans[number]] for number in of_form["jpeg"]], sent.device)
-    for number, found in zip(of_form["jpeg"], decoded, strict=True):
-        if isinstance(found, str):
-            errors[number] = found
-        else:
-            images[number] = found
-    groups = [
-        *_render_by_size(images, records, protocols, errors),
-        *_cut_regions(sent, of_form["regions"], ends, records, protocols),
-    ]
+    groups: list[Group] = []
+    rendered: dict[int, Tensor] = {}
+    files: dict[int, Tensor] = {}
+    number = 0
+    with ExitStack() as stack:
+        hand_over = None
+        if any(record.length and record.form != "regions" for record in records):
+            hand_over = stack.enter_context(upload.aside())
+        for block, some in parts:
+            sent = upload(block) if any(record.length and record.form != "jpeg" for record in some) else block
+            groups += _cut_regions(sent, some, number, protocols)
+            for record in some:
+                span = slice(record.start, record.start + record.length)
+                if record.length and record.form == "jpeg":
+                    files[number] = block[span]
+                elif record.length and record.form == "image":
+                    rendered[number] = sent[span].view(*record.size, 3).permute(2, 0, 1)
+                number += 1
+        if hand_over:
+            for number, found in zip(files, decode_jpegs(list(files.values()), upload.device), strict=True):
+                if isinstance(found, str):
+                    errors[number] = found
+                else:
+                    rendered[number] = found
+            groups += _render_by_size(rendered, records, protocols, errors, hand_over)
     return Chunk(records, groups, errors)
 
 
 def _render_by_size(
-    images: dict[int, Tensor], records: Sequence[Record], protocols: tuple[Protocol, ...], errors: dict[int, str]
+    images: dict[int, Tensor],
+    records: Sequence[Record],
+    protocols: tuple[Protocol, ...],
+    errors: dict[int, str],
+    hand_over: Callable[[Sequence[Tensor]], None],
 ) -> Iterator[Group]:
     """The tiles of decoded images, those of one size together; notes in `errors` what cannot be rendered."""
     by_size: dict[Size, list[int]] = {}
@@ -169,22 +187,28 @@ def _render_by_size(
         except DataError as error:
             errors.update(dict.fromkeys(numbers, str(error)))
             continue
+        hand_over(tiles)
         yield Group(numbers, [records[number].index for number in numbers], size, tuple(tiles))
 
 
 def _cut_regions(
-    sent: Tensor, numbers: Sequence[int], ends: Sequence[int], records: Sequence[Record], protocols: tuple[Protocol, ...]
+    sent: Tensor, records: Sequence[Record], first: int, protocols: tuple[Protocol, ...]
 ) -> Iterator[Group]:
-    """The tiles of images out of their regions, those of neighbours that lie alike together: views, not copies."""
+    """The tiles of images out of their regions, those of neighbours that lie alike together: views, not copies.
+
+    `first` is the number of the first record in the chunk.
+    """
     layout_of = layouts(protocols)
+    numbers = [number for number, record in enumerate(records) if record.length and record.form == "regions"]
+    numbers.sort(key=lambda number: records[number].start)
     for layout, alike in groupby(numbers, lambda number: layout_of(*records[number].size)):
         together = list(alike)
-        first = together[0]
-        start = sent.storage_offset() + ends[first] - records[first].length
+        record = records[together[0]]
+        start = sent.storage_offset() + record.start
         yield Group(
-            together,
+            [first + number for number in together],
             [records[number].index for number in together],
-            records[first].size,
+            record.size,
             tuple(
                 sent.as_strided((len(together), height, width, 3), (layout.length, stride, 3, 1), start + offset)
                 for offset, stride, height, width in layout.tiles
