@@ -91,10 +91,8 @@ def around_the_stem(context: Context, net: ResNet, normalize: Normalize, x_BCHW:
     context.results.log(f"  max pool: {fused.milliseconds(lambda how: conv_kernels.max_pool(y), tiling):.3f} ms")
     nchw = y.permute(0, 3, 1, 2)
     context.results.log(f"  max pool, PyTorch: {fused.milliseconds(lambda how: net.maxpool(nchw), tiling):.3f} ms")
-
     def usual(how: Any) -> Tensor:
         return normalize(x_BCHW).to(y.dtype, memory_format=torch.channels_last)
-
     context.results.log(f"  normalise, PyTorch: {fused.milliseconds(usual, tiling):.3f} ms")
     last = torch.randn(len(x_BCHW), net.fc.in_features, 7, 7, device=y.device, dtype=y.dtype)
     last = last.contiguous(memory_format=torch.channels_last)
@@ -263,7 +261,9 @@ def layers(context: Context, net: ResNet) -> Iterator[dict[str, Any]]:
         best: Tensor | None = None
         for tiling in fused.TILINGS:
             if conv.channels % tiling.channels == 0 and (key not in seen or best is None):
-                times[str(tiling)] = fused.milliseconds(lambda how: conv(x, how, added=added, second=second), tiling)
+                times[str(tiling)] = fused.milliseconds(
+                    lambda how: conv(x, how, added=added, second=second), tiling
+                )
                 best = conv(x, tiling, added=added, second=second)
         assert best is not None
         if key not in seen:
@@ -331,11 +331,7 @@ def nvjpeg(context: Context) -> None:
         return
     source = spread(ready(context), 256)
     read = [source.read(sample) for sample in source.samples]
-    files = [
-        torch.frombuffer(bytearray(file), dtype=torch.uint8)
-        for file in read
-        if isinstance(file, bytes) and jpeg_header(file)
-    ]
+    files = [torch.frombuffer(bytearray(file), dtype=torch.uint8) for file in read if isinstance(file, bytes) and jpeg_header(file)]
     try:
         for drained in (False, True):
             wrong = overwritten(context, files[:16], drained)
@@ -383,9 +379,7 @@ def describe_roof(context: Context) -> None:
     spec = checkpoint(context.scratch, context.plan.network).manifest.spec
     peak = ceilings.matmul_tflop_per_s[context.plan.precision]
     for fusion in ("eager", "compiled", "fused"):
-        least = roof(
-            spec, 224, 224, fusion, "bf16", tflop_per_s=peak, gb_per_s=ceilings.copy_gb_per_s, tensor_cores=True
-        )  # type: ignore[arg-type]
+        least = roof(spec, 224, 224, fusion, "bf16", tflop_per_s=peak, gb_per_s=ceilings.copy_gb_per_s, tensor_cores=True)  # type: ignore[arg-type]
         context.results.log(f"  roof, {fusion}: {1 / least.seconds:.0f} images/s")
 
 
