@@ -19,7 +19,9 @@ def compile_s(way: Way) -> float:
     return COMPILE_S[way.get("compile", "none")]
 
 
-def row_of(context: Context, subject: Subject, protocol: str = "single-crop", batch: int | None = None) -> BenchRow | None:
+def row_of(
+    context: Context, subject: Subject, protocol: str = "single-crop", batch: int | None = None
+) -> BenchRow | None:
     """The network's own rate, measured in this run."""
     return best(
         context.rows, model=subject.model, precision=subject.precision, options=subject.options, protocol=protocol,
