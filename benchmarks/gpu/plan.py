@@ -43,6 +43,8 @@ class Plan:
     """Of the loop of one image at a time; None for the paper's."""
     others: Sequence[str]
     latency_repeats: int
+    quick: bool = False
+    """Contests of one side each."""
 
 
 Way = Mapping[str, Any]
@@ -106,6 +108,7 @@ TINY = Plan(
     scales=(224,),
     others=("resnet20",),
     latency_repeats=1,
+    quick=True,
 )
 
 

@@ -41,8 +41,8 @@ class Step:
 STEPS: Sequence[Step] = (
     Step("correctness", "the device's scores and pixels against the CPU's", 20, 75, correctness),
     Step("machine", "ceilings and environment", 8, 15, machine),
-    Step("network", "the network alone, its roof, timm's", 30, 150, network),
-    Step("protocols", "ten crops and five scales, alone", 20, 60, protocols),
+    Step("network", "the network alone, its roof, timm's", 30, 130, network),
+    Step("protocols", "ten crops and five scales, alone", 20, 90, protocols),
     Step("end_to_end", "JPEG to scores, and the usual loops", 30, 150, end_to_end),
     Step("engines", "ONNX Runtime and TensorRT", 15, 5, engines),
     Step("architectures", "latency, other networks", 15, 35, architectures),
