@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.context import Context
-from resnet_infer.backends.transfer import Upload
+from resnet_infer.data.transfer import Upload
 from resnet_infer.data.loader import load
 from resnet_infer.data.packing import Rendered
 from resnet_infer.data.sources import Source

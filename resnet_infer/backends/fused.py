@@ -61,7 +61,7 @@ class FusedResNet(nn.Module):
     def _best(self, key: Key, channels: int, run: Callable[[Tiling], Tensor]) -> Tensor:
         if key not in self._tilings:
             fitting = [tiling for tiling in TILINGS if channels % tiling.channels == 0]
-            self._tilings[key] = min(fitting, key=lambda tiling: seconds_of(run, tiling))
+            self._tilings[key] = min(fitting, key=lambda tiling: milliseconds(run, tiling))
         return run(self._tilings[key])
 
 
@@ -86,7 +86,7 @@ class _Block:
         return run(self.last, y_BHWC, added=x_BHWC)
 
 
-def seconds_of(run: Callable[[Tiling], Tensor], tiling: Tiling) -> float:
+def milliseconds(run: Callable[[Tiling], Tensor], tiling: Tiling) -> float:
     """The shortest of a few runs; infinity for a tiling that does not fit this device."""
     try:
         run(tiling)
