@@ -1,4 +1,4 @@
-"""Step 1: does the GPU say what the CPU says in fp32? The network, pixels, the way there and back, and scores."""
+"""Step `correctness`: does the GPU say what the CPU says in fp32? Logits, pixels, the way there and back, scores."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

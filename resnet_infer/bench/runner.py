@@ -110,7 +110,8 @@ class Runner:
         counted = None
         if self._labelled(model, cell):
             counted = evaluate(model, [protocol], source, on_error="skip", **kept)[0]
-        return measure_path(once, repeats=sweep.repeats, warm_up=counted is None), counted
+        device = torch.device(model.backend.info.device)
+        return measure_path(once, repeats=sweep.repeats, device=device, warm_up=counted is None), counted
 
     def _labelled(self, model: Model, cell: Cell) -> bool:
         """Whether the data's classes are the model's: then errors are counted, in the warm-up."""
@@ -167,6 +168,7 @@ class Runner:
             roof_fraction=rate / ceiling if ceiling else 0.0,
             bound=bound,
             network_fraction=rate / network if network else 0.0,
+            joules_per_image=timing.watts / rate if rate else 0.0,
             top1_err=errors.top1_err if errors else None,
             top1_err_ci95=errors.top1_err_ci95 if errors else None,
             top1_images=errors.images if errors else 0,
