@@ -5,9 +5,9 @@ backend gives logits that are there already. What is left is what one process mu
 average, judge, count. On a GPU it is what the rate cannot exceed.
 
 Every protocol is measured with crops of 224 pixels, where the CPU also copies and mirrors the pixels (on a GPU, the
-device's work), and with crops of 32, where there are as many tiles and a fiftieth of the pixels. CPU seconds of the process are
-measured, since other processes may share the machine. `--against REV` measures another revision of this repository
-too, each side in a process of its own, in turns.
+device's work), and with crops of 32, where there are as many tiles and a fiftieth of the pixels. CPU seconds of the
+process are measured, since other processes may share the machine. `--against REV` measures another revision of this
+repository too, each side in a process of its own, in turns.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from resnet_infer.backends.base import BackendInfo
 from resnet_infer.backends.load import Model
 from resnet_infer.data import loader
 from resnet_infer.data.allocator import keep_freed_memory
+from resnet_infer.data.loader import CHUNK
 from resnet_infer.data.packing import pack, prepare
 from resnet_infer.data.samples import Sample
 from resnet_infer.evaluate import evaluate
@@ -198,7 +200,7 @@ def _prepared(case: Case) -> Callable[[], float]:
         assert row.images == case.images
         return seconds / case.images
 
-    loader._Chunks.make = make  # type: ignore[method-assign]
+    setattr(loader._Chunks, "make", make)  # noqa: B010
     return run
 
 
@@ -225,20 +227,13 @@ def _blocks(protocol: Protocol, case: Case) -> dict[int, tuple[torch.Tensor, lis
         shrink = 224 // case.crop  # small crops are of images that are as much smaller
         images.append(rng.integers(0, 256, (height // shrink, width // shrink, 3), dtype=np.uint8))
     blocks: dict[int, tuple[torch.Tensor, list[Any]]] = {}
-    packed: dict[int, torch.Tensor] = {}
-    for first in range(0, case.images, loader.CHUNK):
+    for first in range(0, case.images, CHUNK):
         at = first % DISTINCT
-        chunk = [
-            prepare(first + place, lambda image=images[at + place]: image, (protocol,), "nothing")
-            for place in range(loader.CHUNK)
-            if at not in packed
-        ]
-        if chunk:
-            packed[at], records = pack(chunk, lambda size: torch.empty(size, dtype=torch.uint8))
-            blocks[first] = packed[at], records
-        else:
-            records = [replace(record, index=first + place) for place, record in enumerate(blocks[at][1])]
-            blocks[first] = packed[at], records
+        if first == at:
+            chunk = [prepare(n, partial(images.__getitem__, n), (protocol,), "nothing") for n in range(at, at + CHUNK)]
+            blocks[at] = pack(chunk, lambda size: torch.empty(size, dtype=torch.uint8))
+        block, records = blocks[at]
+        blocks[first] = block, [replace(record, index=first + place) for place, record in enumerate(records)]
     return blocks
 
 

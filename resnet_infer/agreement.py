@@ -139,8 +139,8 @@ def compare(
 ) -> Agreement:
     """Two forms of one model: score every image with both; `advance` is called with every number of images done.
 
-    They may run on different devices, so each has its own pass, by the same worker processes. Raises UsageError if the models have other classes,
-    DataError if an image cannot be read or classes do not match.
+    They may run on different devices, so each has its own pass, by the same worker processes. Raises UsageError if the
+    models have other classes, DataError if an image cannot be read or classes do not match.
     """
     a, b = reference.manifest.spec, candidate.manifest.spec
     if a.classes != b.classes:

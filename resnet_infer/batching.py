@@ -3,7 +3,7 @@
 Shapes: B tiles, C is 3, H and W pixels, K classes, h and w positions of the score map, P protocols, R of them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 

@@ -14,7 +14,7 @@ from resnet_infer.data.sources import Sample
 from resnet_infer.ensemble import Ensemble
 from resnet_infer.recorder import Recorder
 from resnet_infer.tally import Tally, records_of, records_without
-from resnet_infer.verdicts import Verdicts, judged
+from resnet_infer.verdicts import judged, verdicts_of
 
 
 class Counting:
@@ -39,7 +39,7 @@ class Counting:
         self._recorder = recorder
 
     def judge(self, indices: Sequence[int], probs_NPK: Tensor) -> tuple[Tensor, ...]:
-        """See `arrivals.Reduce`: the columns of `Verdicts` (N, Q, C), and every probability where records keep them."""
+        """See `arrivals.Reduce`: the columns of `judged` (N, Q, C), and every probability where records keep them."""
         rows_NQK = self._ensemble.rows(probs_NPK)
         truth_N = sent([self._truth[index] for index in indices], rows_NQK.device)
         real = None if self._real is None else [self._real[index] for index in indices]
@@ -54,7 +54,7 @@ class Counting:
             return
         indices = images.indices
         block_NQC, *probabilities = images.values
-        verdicts = [Verdicts(block_NC) for block_NC in block_NQC.unbind(1)]
+        verdicts = [verdicts_of(block_NC) for block_NC in block_NQC.unbind(1)]
         truth_N = self._truth_N[indices]
         for tally, found in zip(self._tallies, verdicts, strict=True):
             tally.add(truth_N, found)

@@ -16,7 +16,7 @@ from resnet_infer.errors import UsageError
 from resnet_infer.metrics import Metrics
 from resnet_infer.protocols import Protocol
 from resnet_infer.records import TOP_K, Record
-from resnet_infer.verdicts import Verdicts, judged
+from resnet_infer.verdicts import Verdicts, judged, verdicts_of
 
 
 @dataclass(slots=True)
@@ -63,7 +63,7 @@ class Tally:
             real = [self.real[record.index] for record in there] if self.real else None
             probs_N1K = torch.from_numpy(np.stack(full))[:, None]
             truth_N = torch.tensor(truth)
-            self.add(truth_N, Verdicts(judged(probs_N1K, truth_N, metrics=True, real=real)[:, 0]))
+            self.add(truth_N, verdicts_of(judged(probs_N1K, truth_N, metrics=True, real=real)[:, 0]))
 
     def merge(self, other: "Tally") -> None:
         """Add the images of another process."""

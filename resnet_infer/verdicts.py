@@ -14,53 +14,43 @@ from torch import Tensor
 from resnet_infer.records import TOP_K
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdicts:
-    """Of N images under one protocol, on the CPU; whole numbers are exact, probabilities are float32 values."""
+    """Of N images under one protocol, on the CPU; whole numbers int64, probabilities float32 values in float64."""
 
-    block_NC: Tensor
-    """float64, one row of `judged`."""
+    rank_N: Tensor
+    """How many classes score above the true one; equal scores count against it."""
+    truth_prob_N: Tensor
+    """Probability of the true class."""
+    top_probs_Nk: Tensor
+    """Of the best five (all, if there are fewer), best first."""
+    top_classes_Nk: Tensor
+    predicted_N: Tensor
+    """The best class; of a tie with the true one, another. -1 without metrics."""
+    squares_N: Tensor
+    """Sum over classes of the squared probabilities. -1 without metrics."""
+    real_N: Tensor
+    """Whether the best class is a ReaL label: 1 or 0, or -1 for an image that has none."""
 
-    @property
-    def rank_N(self) -> Tensor:
-        """How many classes score above the true one; equal scores count against it."""
-        return self.block_NC[:, 0].long()
 
-    @property
-    def truth_prob_N(self) -> Tensor:
-        """Probability of the true class."""
-        return self.block_NC[:, 1]
-
-    @property
-    def predicted_N(self) -> Tensor:
-        """The best class; of a tie with the true one, another."""
-        return self.block_NC[:, 2].long()
-
-    @property
-    def squares_N(self) -> Tensor:
-        """Sum over classes of the squared probabilities."""
-        return self.block_NC[:, 3]
-
-    @property
-    def real_N(self) -> Tensor:
-        """Whether the best class is a ReaL label: 1 or 0, or -1 for an image that has none."""
-        return self.block_NC[:, 4].long()
-
-    @property
-    def top_probs_Nk(self) -> Tensor:
-        """Of the best five (all, if there are fewer), best first."""
-        return self.block_NC[:, 5:].chunk(2, 1)[0]
-
-    @property
-    def top_classes_Nk(self) -> Tensor:
-        """The best five class indices."""
-        return self.block_NC[:, 5:].chunk(2, 1)[1].long()
+def verdicts_of(block_NC: Tensor) -> Verdicts:
+    """Columns of `judged`, which float64 holds exactly, for what they are."""
+    top_probs_Nk, top_classes_Nk = block_NC[:, 5:].chunk(2, 1)
+    return Verdicts(
+        rank_N=block_NC[:, 0].long(),
+        truth_prob_N=block_NC[:, 1],
+        top_probs_Nk=top_probs_Nk,
+        top_classes_Nk=top_classes_Nk.long(),
+        predicted_N=block_NC[:, 2].long(),
+        squares_N=block_NC[:, 3],
+        real_N=block_NC[:, 4].long(),
+    )
 
 
 def judged(
     probs_NQK: Tensor, truth_N: Tensor, *, metrics: bool, real: Sequence[Collection[int]] | None = None
 ) -> Tensor:
-    """The columns of `Verdicts` for every row, (N, Q, C) float64, on the device of the probabilities.
+    """What `verdicts_of` reads, for every row, (N, Q, C) float64, on the device of the probabilities.
 
     `truth_N` is there too. Without `metrics` what only they need is not computed, but -1; `real` are these images' ReaL
     labels.

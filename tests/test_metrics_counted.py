@@ -1,7 +1,6 @@
 """Metrics against scikit-learn where it has them, and image by image from their definitions where it has not."""
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from resnet_infer.evaluate import rank_of
 from resnet_infer.metrics import BINS, Metrics
-from resnet_infer.verdicts import Verdicts, judged, right_by_sets
+from resnet_infer.verdicts import judged, right_by_sets, verdicts_of
 
 
 def drawn(images: int, classes: int, seed: int) -> tuple[list[int], Tensor]:
@@ -31,7 +30,7 @@ def counted(truth: list[int], p_NK: Tensor, real: list[set[int]] | None = None, 
         some = slice(at, at + at_once)
         truth_N = torch.tensor(truth[some])
         block_NQC = judged(p_NK[some, None], truth_N, metrics=True, real=None if real is None else real[some])
-        metrics.add(truth_N, Verdicts(block_NQC[:, 0]))
+        metrics.add(truth_N, verdicts_of(block_NQC[:, 0]))
     return metrics
 
 

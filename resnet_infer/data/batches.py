@@ -4,7 +4,7 @@ Tiles of different sizes never share a batch: padding would change their scores.
 sequences of them: those of several images that lie side by side stay together.
 """
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -37,15 +37,27 @@ class Buckets(Generic[Key, Entries]):
         self._held = 0
         """Pixels of everything that waits; kept, because every piece asks and there can be thousands of sizes."""
 
-    def add(self, key: Key, pixels: int, piece: Entries) -> Iterator[tuple[Key, list[Entries]]]:
-        """Put a piece, of so many pixels an entry, alike for all of its key, into its bucket; yields the batches due."""
+    def add(self, key: Key, pixels: int, piece: Entries) -> Iterable[tuple[Key, list[Entries]]]:
+        """Put a piece into its bucket, of so many pixels an entry, alike for all of its key; gives the batches due."""
         self._pixels[key] = pixels
-        self._waiting.setdefault(key, []).append(piece)
-        self._counts[key] = self._counts.get(key, 0) + len(piece)
+        if key in self._waiting:
+            self._waiting[key].append(piece)
+            self._counts[key] += len(piece)
+        else:
+            self._waiting[key], self._counts[key] = [piece], len(piece)
         self._held += pixels * len(piece)
-        while self._counts.get(key, 0) * pixels > max(0, self.budget - pixels):
+        return self._due(key) if self._full(key) or self._too_much() else ()
+
+    def _full(self, key: Key) -> bool:
+        return self._counts.get(key, 0) * self._pixels[key] > max(0, self.budget - self._pixels[key])
+
+    def _too_much(self) -> bool:
+        return self._held > HELD_BATCHES * self.budget
+
+    def _due(self, key: Key) -> Iterator[tuple[Key, list[Entries]]]:
+        while self._full(key):
             yield self._take(key)
-        while self._held > HELD_BATCHES * self.budget:
+        while self._too_much():
             yield self._take(max(self._counts, key=lambda k: self._counts[k] * self._pixels[k]))
 
     def rest(self) -> Iterator[tuple[Key, list[Entries]]]:
@@ -66,11 +78,10 @@ class Buckets(Generic[Key, Entries]):
 
 def parted(pieces: Sequence[Entries], count: int) -> tuple[list[Entries], list[Entries]]:
     """The first `count` entries, and the others."""
-    first: list[Entries] = []
     for number, piece in enumerate(pieces):
-        if len(piece) >= count:
-            rest = [piece[count:]] if len(piece) > count else []
-            return [*first, piece[:count] if rest else piece], [*rest, *pieces[number + 1 :]]
-        first.append(piece)
-        count -= len(piece)
-    return first, []
+        left = count - len(piece)
+        if left <= 0:
+            cut = [piece[count:]] if left else []
+            return [*pieces[:number], piece[:count] if cut else piece], [*cut, *pieces[number + 1 :]]
+        count = left
+    return list(pieces), []

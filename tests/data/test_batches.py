@@ -110,4 +110,5 @@ def test_pieces_are_parted_where_they_are_to_be(pieces: list[list[int]], count: 
     first, rest = parted(pieces, count)
     whole = list(itertools.chain(*pieces))
     assert (list(itertools.chain(*first)), list(itertools.chain(*rest))) == (whole[:count], whole[count:])
-    assert all(first) and all(rest)
+    assert all(first)
+    assert all(rest)
