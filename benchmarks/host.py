@@ -258,7 +258,7 @@ class Null:
         self.info = BackendInfo(
             name="torch", device="cpu", precision="fp32", heads=("pooled", "dense"), artifact="null"
         )
-        self.shapes = (ShapeRange(min=(1, 1, 1), opt=(1, 224, 224), max=(ANY, ANY, ANY)),)
+        self.shapes: tuple[ShapeRange, ...] = (ShapeRange(min=(1, 1, 1), opt=(1, 224, 224), max=(ANY, ANY, ANY)),)
         self._logits = torch.randn(largest, CLASSES, 1, 1, generator=torch.Generator().manual_seed(0))
 
     def run(self, x_BCHW: torch.Tensor, head: str) -> torch.Tensor:

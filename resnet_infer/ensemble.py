@@ -54,10 +54,10 @@ class Ensemble:
         """
         if not self.averages:
             return probs_NPK
-        own = [
-            rows_NPK if order is None else rows_NPK.index_select(2, order)
-            for rows_NPK, order in zip(probs_NPK.split(self._size, 1), self._orders, strict=True)
-        ]
+        own = []
+        for number, order in enumerate(self._orders):
+            rows_NPK = probs_NPK[:, number * self._size : (number + 1) * self._size]
+            own.append(rows_NPK if order is None else rows_NPK.index_select(2, order))
         probs_NPK = torch.cat(own, 1)
         return torch.cat((probs_NPK, (self._shares_QP @ probs_NPK.double()).float()), 1)
 

@@ -1,9 +1,7 @@
 """The best classes of images."""
 
 from collections.abc import Iterator, Sequence
-
-import torch
-from torch import Tensor
+from functools import partial
 
 from resnet_infer.backends.load import Model
 from resnet_infer.data.packing import Offload
@@ -12,6 +10,7 @@ from resnet_infer.errors import UsageError
 from resnet_infer.protocols import Protocol
 from resnet_infer.report.rows import Prediction
 from resnet_infer.score import Member, score_groups
+from resnet_infer.verdicts import best
 
 
 def predict(
@@ -36,15 +35,10 @@ def predict(
     waiting: dict[int, Prediction] = {}
     order = iter(range(len(source.samples)) if indices is None else indices)
     due = next(order, None)
-
-    def best(indices: Sequence[int], probs_NPK: Tensor) -> tuple[Tensor, ...]:
-        values_Nk, classes_Nk = probs_NPK[:, 0].topk(min(top_k, probs_NPK.shape[2]))
-        return (torch.stack((values_Nk.double(), classes_Nk.double()), 1),)
-
     results = score_groups(
         [Member(model, (protocol,))],
         source,
-        reduce=best,
+        reduce=partial(best, top_k),
         indices=indices,
         batch_size=batch_size,
         workers=workers,
@@ -56,7 +50,7 @@ def predict(
             index = images.indices[0]
             waiting[index] = Prediction(path=source.samples[index].name, error=images.error)
         else:
-            for index, (probs, classes) in zip(images.indices, images.values[0].tolist(), strict=True):
+            for index, (probs, classes) in zip(images.indices, images.values[0][:, 0].tolist(), strict=True):
                 waiting[index] = Prediction(
                     path=source.samples[index].name,
                     model=model.name,

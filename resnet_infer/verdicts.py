@@ -72,6 +72,12 @@ def judged(
     return torch.cat((block_NQC, values.double(), classes.double()), 2)
 
 
+def best(top_k: int, indices: Sequence[int], probs_NPK: Tensor) -> tuple[Tensor, ...]:
+    """For `arrivals.Reduce`: the best classes of every row, (N, P, 2, k) float64, first their probabilities."""
+    values_NPk, classes_NPk = probs_NPK.topk(min(top_k, probs_NPK.shape[2]))
+    return (torch.stack((values_NPk.double(), classes_NPk.double()), 2),)
+
+
 def ranks_of(probs_NQK: Tensor, truth_prob_NQ1: Tensor) -> Tensor:
     """How many classes score above the true one; equal scores count against it, so a constant model earns nothing."""
     return (probs_NQK >= truth_prob_NQ1).sum(2) - 1
