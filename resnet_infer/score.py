@@ -7,7 +7,7 @@ Shapes: B tiles, C is 3, H and W pixels, K classes, h and w positions of the sco
 """
 
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -153,7 +153,8 @@ def score_groups(
     limit_s = image_timeout_s or IMAGE_TIMEOUT_S
     with ExitStack() as stack:
         own = crew or stack.enter_context(Crew(source))
-        for chunk in load_chunks(own, protocols, indices, workers, limit_s, offload=offload, upload=upload):
+        loaded = load_chunks(own, protocols, indices, workers, limit_s, offload=offload, upload=upload)
+        for chunk in stack.enter_context(closing(loaded)):
             for number, error in chunk.errors.items():
                 yield Finished(indices=[chunk.records[number].index], error=error)
             for group in chunk.groups:

@@ -4,7 +4,8 @@ An image that cannot be read is a result too: its tiles are missing and its erro
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from itertools import islice
 
 import torch
@@ -72,7 +73,9 @@ class Crew:
             self._pool.stop()
             self._pool = None
 
-    def work(self, how: How, indices: Sequence[int], size: int, workers: int, limit_s: float) -> Iterator[Task]:
+    def work(
+        self, how: How, indices: Sequence[int], size: int, workers: int, limit_s: float
+    ) -> Generator[Task, None, None]:
         """See `Pool.run`; raises RuntimeError while another pass is under way."""
         if self._pool and self._pool.workers != workers:
             self.close()
@@ -108,7 +111,7 @@ def load_chunks(
     *,
     offload: Offload = "nothing",
     upload: Upload | None = None,
-) -> Iterator[Chunk]:
+) -> Generator[Chunk, None, None]:
     """The images of `indices` in order, several at a time.
 
     In worker processes, an image that crashes its decoder or takes longer than `image_timeout_s` is a record too.
@@ -122,8 +125,10 @@ def load_chunks(
         tasks = crew.work(how, indices, size, workers, image_timeout_s)
     else:
         tasks = _Chunks(crew.source).all_here(how, indices, size)
-    while some := list(islice(tasks, 1 if offload == "nothing" else max(1, TOGETHER // size))):
-        yield unpack([_with_lost(task) for task in some], how[0], upload)
+    at_once = 1 if offload == "nothing" else max(1, TOGETHER // size)
+    with closing(tasks):
+        while some := list(islice(tasks, at_once)):
+            yield unpack([_with_lost(task) for task in some], how[0], upload)
 
 
 def _with_lost(task: Task) -> tuple[Tensor, list[Record]]:
@@ -148,7 +153,7 @@ class _Chunks:
     def name(self, item: int) -> str:
         return self.source.samples[item].name
 
-    def all_here(self, how: How, indices: Sequence[int], size: int) -> Iterator[Task]:
+    def all_here(self, how: How, indices: Sequence[int], size: int) -> Generator[Task, None, None]:
         """The tasks, done in this process."""
         for at in range(0, len(indices), size):
             items = indices[at : at + size]

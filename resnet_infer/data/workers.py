@@ -11,7 +11,7 @@ worker's own socket: nothing is left behind by a worker that is killed, and no l
 
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from multiprocessing import connection, get_context
 from typing import Any
@@ -51,7 +51,7 @@ class Pool:
         self._running = False
         self._workers: list[Worker] = []
 
-    def run(self, how: Any, items: Sequence[int], size: int, limit_s: float) -> Iterator[Task]:
+    def run(self, how: Any, items: Sequence[int], size: int, limit_s: float) -> Generator[Task, None, None]:
         """One pass: the items in tasks of `size`, in order, each done as `how` says; `limit_s` is for one item.
 
         A pass that is left early ends the processes. Raises DataError if workers die before they begin, RuntimeError
