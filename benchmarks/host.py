@@ -53,6 +53,10 @@ SHARES = {(375, 500): 0.4, (500, 375): 0.1, (333, 500): 0.15, (500, 333): 0.1}
 """Of images of the commonest sizes; the others differ."""
 
 
+Run = Callable[[str], float]
+"""CPU seconds an image of a case by its name."""
+
+
 @dataclass(frozen=True)
 class Case:
     """One thing measured."""
@@ -107,7 +111,7 @@ def main() -> None:
         args.output.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def _compared(name: str, sides: dict[str, Callable[[str], float]], repeats: int, against: str | None) -> dict[str, Any]:
+def _compared(name: str, sides: dict[str, Run], repeats: int, against: str | None) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     for run in sides.values():
         run(name)
@@ -141,7 +145,7 @@ def _revision(name: str) -> Iterator[Path]:
 
 
 @contextmanager
-def _side(tree: Path) -> Iterator[Callable[[str], float]]:
+def _side(tree: Path) -> Iterator[Run]:
     """Run cases on the package in `tree`: CPU seconds an image."""
     process = subprocess.Popen(
         [sys.executable, __file__, "--serve"],

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from resnet_infer.backends.base import BackendInfo
-from resnet_infer.data.transfer import fetch
+from resnet_infer.data.transfer import fetch, send
 from resnet_infer.errors import BackendError
 from resnet_infer.protocols import Size
 
@@ -89,9 +89,9 @@ class Arrivals:
 
         Raises BackendError for an earlier batch whose scores are not numbers.
         """
-        places = [slot * self._protocols + row for row in rows for slot in slots]
+        places = send(torch.tensor([slot * self._protocols + row for row in rows for slot in slots]), self._device)
         sums_K = self._sums_NPK.flatten(0, 1)
-        sums_K.index_put_((sent(places, self._device),), probs_RBK.flatten(0, 1), accumulate=True)  # in a fixed order
+        sums_K.index_put_((places,), probs_RBK.flatten(0, 1), accumulate=True)  # on CUDA too in a fixed order
         numbers = fetch(torch.isfinite(probs_RBK.sum()))
         done = []
         for slot in slots:
@@ -115,7 +115,7 @@ class Arrivals:
 
     def _take(self, slots: list[int]) -> tuple[list[int], tuple[Tensor, ...]]:
         """Read finished images, and free their slots."""
-        places = sent(slots, self._device)
+        places = send(torch.tensor(slots), self._device)
         probs_NPK = self._sums_NPK.index_select(0, places).float()
         self._sums_NPK.index_fill_(0, places, 0)
         self._free += slots
@@ -140,9 +140,3 @@ class Arrivals:
         self._free += range(slots, 2 * slots)
         self._index += [-1] * slots
         self._due += [0] * slots
-
-
-def sent(values: Sequence[int], device: torch.device) -> Tensor:
-    """Whole numbers on the device, without waiting for what it is at."""
-    host = torch.tensor(values, pin_memory=device.type == "cuda")
-    return host.to(device, non_blocking=True)

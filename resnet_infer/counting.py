@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resnet_infer.arrivals import Finished, sent
+from resnet_infer.arrivals import Finished
 from resnet_infer.data.sources import Sample
+from resnet_infer.data.transfer import send
 from resnet_infer.ensemble import Ensemble
 from resnet_infer.recorder import Recorder
 from resnet_infer.tally import Tally, records_of, records_without
@@ -41,7 +42,7 @@ class Counting:
     def judge(self, indices: Sequence[int], probs_NPK: Tensor) -> tuple[Tensor, ...]:
         """See `arrivals.Reduce`: the columns of `judged` (N, Q, C), and every probability where records keep them."""
         rows_NQK = self._ensemble.rows(probs_NPK)
-        truth_N = sent([self._truth[index] for index in indices], rows_NQK.device)
+        truth_N = send(self._truth_N[indices], rows_NQK.device)
         real = None if self._real is None else [self._real[index] for index in indices]
         metrics = self._tallies[0].metrics is not None
         block_NQC = judged(rows_NQK, truth_N, metrics=metrics, real=real)

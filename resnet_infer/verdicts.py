@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from resnet_infer.data.transfer import send
 from resnet_infer.records import TOP_K
 
 
@@ -66,7 +67,7 @@ def judged(
         columns[2] = torch.where(rank_NQ == 0, truth_NQ1[..., 0], others_NQ)
         columns[3] = probs_NQK.double().square().sum(2)
     if real is not None:
-        has_N = torch.tensor([bool(labels) for labels in real], device=rank_NQ.device)
+        has_N = send(torch.tensor([bool(labels) for labels in real]), rank_NQ.device)
         columns[4] = torch.where(has_N[:, None], right_by_sets(probs_NQK, real).long(), none_NQ)
     block_NQC = torch.stack([column.double() for column in columns], 2)
     return torch.cat((block_NQC, values.double(), classes.double()), 2)
@@ -90,10 +91,9 @@ def rank_of(truth: int, probs_K: Tensor) -> int:
 
 def right_by_sets(probs_NQK: Tensor, right: Sequence[Collection[int]]) -> Tensor:
     """Whether the best class is one of the image's; a tie with a class outside of them counts against it. (N, Q)"""
-    device = probs_NQK.device
     among_NK = torch.zeros(probs_NQK.shape[0], probs_NQK.shape[2], dtype=torch.bool)
     images = [image for image, labels in enumerate(right) for _ in labels]
     among_NK[images, [label for labels in right for label in labels]] = True
-    among_N1K = among_NK.to(device)[:, None]
+    among_N1K = send(among_NK, probs_NQK.device)[:, None]
     inside_NQ = probs_NQK.masked_fill(~among_N1K, -torch.inf).amax(2)
     return inside_NQ > probs_NQK.masked_fill(among_N1K, -torch.inf).amax(2)
