@@ -36,7 +36,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
 def opened(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> Callable[[RunOptions], OrtBackend]:
     """opened(options): a backend, whose scores are the means of an image's channels."""
 
-    def session(path: Path, device: torch.device, options: RunOptions, stream: int = 0, **more: Any) -> Session:
+    def session(path: Path, device: torch.device, options: RunOptions, *, stream: int, **more: Any) -> Session:
         return Session(gpu, stream, EXECUTION_PROVIDERS[options.provider or "cuda"], options.cuda_graph)
 
     monkeypatch.setattr(ort, "torch_device", lambda device: torch.device("cuda", 0))
