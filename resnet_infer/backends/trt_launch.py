@@ -114,6 +114,11 @@ class Launcher:
         scores = self._bind(context, still)
         self._start(context, still)  # the first run loads kernels, TensorRT-RTX compiles them: not to be recorded
         self._own.synchronize()
+        if not getattr(context, "is_stream_capturable", bool)(self._own.handle):  # releases before it cannot be asked
+            raise BackendError(
+                f"{self._name}: a run at {tuple(x.shape)} cannot be recorded; build the engine anew, or leave out "
+                "--cuda-graph"
+            )
         graph = torch.cuda.CUDAGraph()
         # Other threads decode and upload meanwhile: what they do is not this stream's, and no error.
         with torch.cuda.graph(graph, stream=self._own.stream, capture_error_mode="thread_local"):

@@ -46,7 +46,8 @@ class Context:
     def execute_async_v3(self, handle: int) -> bool:
         stream, state, shape = self._gpu.stream(handle), self._state, self._shape
         x, scores, (scratch, size) = self._addresses["input"], self._addresses["logits"], self._scratch
-        if self._gpu.broken or size < 4 * math.prod(shape) or (stream.recording is not None and self._last is None):
+        unready = stream.recording is not None and not self.is_stream_capturable(handle)
+        if self._gpu.broken or size < 4 * math.prod(shape) or unready:
             return False
 
         def work() -> None:
@@ -65,6 +66,9 @@ class Context:
         else:
             stream.recording.append(launch)
         return True
+
+    def is_stream_capturable(self, handle: int) -> bool:
+        return self._last is not None
 
     def __del__(self) -> None:
         self._gpu.must_be_idle(self._last, "a context")

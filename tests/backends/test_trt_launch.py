@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 from fake_cuda import Gpu, fake_gpu
-from fake_tensorrt import PLAN, fake_tensorrt
+from fake_tensorrt import PLAN, Context, fake_tensorrt
 from torch import Tensor
 
 from resnet_infer.backends import trt
+from resnet_infer.backends.tensorrt_api import find_flavour, load_flavour
 from resnet_infer.backends.trt import TensorRTBackend
 from resnet_infer.backends.trt_launch import MAX_GRAPHS
 from resnet_infer.engines import EngineRecord
@@ -52,6 +53,21 @@ def opened(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TensorRTB
     ):
         monkeypatch.setattr(trt, name, value)
     return lambda cuda_graph=True: TensorRTBackend("net.engine", RECORD, PLAN, cuda_graph=cuda_graph)
+
+
+def test_tensorrt_has_all_that_the_fake_has(gpu: Gpu) -> None:
+    try:
+        real = load_flavour(find_flavour())
+    except BackendError as error:
+        pytest.skip(str(error))
+    module = fake_tensorrt(gpu)
+    engine = module.Runtime(None).deserialize_cuda_engine(PLAN)
+    context = engine.create_execution_context(None)
+    for there, here in (
+        (real, module), (real.ICudaEngine, engine), (real.IExecutionContext, context),
+        (real.TensorIOMode, module.TensorIOMode), (real.Runtime, module.Runtime(None)),
+    ):  # fmt: skip
+        assert [name for name in dir(here) if not name.startswith("_") and not hasattr(there, name)] == []
 
 
 def images(batch: int, height: int, width: int, seed: int = 0) -> Tensor:
@@ -123,6 +139,15 @@ def test_the_engine_waits_for_its_input_and_its_scores_are_waited_for(
         del tiles
         assert doubled.isfinite().all()
     assert gpu.faults == []
+
+
+def test_an_engine_that_cannot_be_recorded_says_what_to_do(
+    opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Context, "is_stream_capturable", lambda self, handle: False)
+    with pytest.raises(BackendError, match=r"cannot be recorded; build the engine anew, or leave out --cuda-graph"):
+        opened().run(images(2, 8, 8), "pooled")
+    check(opened(cuda_graph=False), images(2, 8, 8))
 
 
 def test_a_batch_that_fails_is_not_given_back_while_it_may_be_read(opened: Callable[..., Any], gpu: Gpu) -> None:
