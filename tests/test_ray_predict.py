@@ -17,12 +17,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from resnet_infer import ray_predict
 from resnet_infer.backends.load import Model, open_model
 from resnet_infer.data.sources import Sample, Source, open_source
 from resnet_infer.errors import ResnetInferError, UsageError
 from resnet_infer.predict import predict
 from resnet_infer.protocols import ten_crop
+
+pytest.importorskip("ray", reason="needs the extra ray")
+
+from resnet_infer import ray_predict
 from resnet_infer.ray_predict import Scoring, predict_by_ray, ray
 
 Picture = np.ndarray[Any, np.dtype[np.uint8]]

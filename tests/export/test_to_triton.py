@@ -10,8 +10,6 @@ import onnx
 import pytest
 import torch
 from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2
-from tritonclient.utils import np_to_triton_dtype
 
 from resnet_infer import manifest as manifests
 from resnet_infer.backends.engine_file import read_engine, write_engine
@@ -29,6 +27,9 @@ from resnet_infer.preprocessing import Preprocessing
 from resnet_infer.protocols import CIFAR_SCALES, multi_scale, single_crop
 from resnet_infer.shapes import BatchRange, profiles_for
 from resnet_infer.specs import spec_from_name
+
+model_config_pb2 = pytest.importorskip("tritonclient.grpc", reason="needs tritonclient[grpc]").model_config_pb2
+np_to_triton_dtype = pytest.importorskip("tritonclient.utils").np_to_triton_dtype
 
 Files = dict[str, Path]
 SPEC = replace(spec_from_name("resnet20"), name="resnet8", depths=(1, 1, 1))
@@ -58,7 +59,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 @pytest.fixture(scope="module")
 def engines(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Files:
     """Real engines: whole images with a profile a scale, one crop size, and none smaller than two images."""
-    pytest.importorskip("tensorrt_rtx")
+    pytest.importorskip("tensorrt_rtx", reason="needs the extra tensorrt-rtx")
     folder = tmp_path_factory.mktemp("engines")
     crop = single_crop(32, 32)
     wanted = {
