@@ -3,6 +3,7 @@
 A CUDA graph keeps the addresses and the state of the context that it was recorded from, so a context that takes another
 shape, other buffers or other scratch spoils it (TensorRT developer guide, CUDA graphs; NVIDIA/TensorRT#3798). Each
 recorded shape has a context of its own, that is never touched again; runs that are not recorded share one a profile.
+(From TensorRT 10 on, several contexts may use one profile.)
 Scratch memory is one buffer, as runs follow each other on one stream. A larger one makes every recording void.
 
 Nothing that a queued run may use is given back before the stream is idle.
