@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.context import Context
-from resnet_infer.data.transfer import Upload
 from resnet_infer.data.loader import load
 from resnet_infer.data.packing import Rendered
 from resnet_infer.data.sources import Source
+from resnet_infer.data.transfer import Upload
 from resnet_infer.errors import ImageError, ResnetInferError
 from resnet_infer.protocols import Protocol, Size, multi_scale, single_crop
 

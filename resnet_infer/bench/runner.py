@@ -9,7 +9,7 @@ import torch
 from resnet_infer.agreement import truth_of
 from resnet_infer.backends.load import Model
 from resnet_infer.bench.measure import Timing, measure_network, measure_path, peak_memory, works
-from resnet_infer.bench.roofline import fusion_of, roof
+from resnet_infer.bench.roofline import roof
 from resnet_infer.bench.subjects import Opener
 from resnet_infer.bench.sweep import RANDOM, Cell, Subject, Sweep
 from resnet_infer.data.decode import decode
@@ -181,11 +181,10 @@ class Runner:
         if ceilings is None or not (peak := ceilings.matmul_tflop_per_s.get(info.precision, 0.0)):
             return 0.0, ""
         seconds = {"compute": 0.0, "memory": 0.0, "transfer": 0.0, "decoding": 0.0}
-        fusion = fusion_of(info.name, cell.subject.compile != "none")
         moved = 0.0
         for work in works(protocol, sizes):
             least = roof(
-                spec, work.height, work.width, fusion, info.precision,
+                spec, work.height, work.width, info.fusion, info.precision,
                 tflop_per_s=peak, gb_per_s=ceilings.copy_gb_per_s, tensor_cores=info.device != "cpu",
             )  # fmt: skip
             seconds[least.bound] += work.passes_per_image * least.seconds
