@@ -114,13 +114,14 @@ def processes(device: str, *, tensors: bool = True, patience_s: float = PATIENCE
     """
     world = _number("WORLD_SIZE", 1)
     found = torch_device(device)
+    if found.type == "cuda":
+        if world > 1:
+            found = torch_device(f"cuda:{_number('LOCAL_RANK', None)}")
+        torch.cuda.set_device(found)  # where PyTorch and libraries make what is given no device: streams, graphs
     if world == 1:
         yield Processes(device=found)
         return
     rank = _number("RANK", None)
-    if found.type == "cuda":
-        found = torch_device(f"cuda:{_number('LOCAL_RANK', None)}")
-        torch.cuda.set_device(found)
     timeout = timedelta(seconds=patience_s)
     try:
         store, _, _ = next(rendezvous("env://", rank, world, timeout=timeout))

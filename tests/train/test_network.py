@@ -119,10 +119,10 @@ def plain_step(
     net: ResNet, velocity: dict[str, torch.Tensor], batch: Batch, lr: float, recipe: Recipe, held: InMemory
 ) -> tuple[float, float]:
     """v = m v + g + decay w; w = w - lr v, written out; colour by its formula."""
-    from resnet_infer.train.augment import colour_shift
+    from resnet_infer.train.augment import colour_basis
 
     x_BCHW, classes_B, normal_B3 = batch
-    x_BCHW = x_BCHW / 255 + colour_shift(normal_B3, 0.1)[:, :, None, None]
+    x_BCHW = x_BCHW / 255 + (normal_B3 @ colour_basis(0.1))[:, :, None, None]
     x_BCHW = (x_BCHW - held.mean_image().mean((0, 1))[:, None, None]).float()
     logits = net(x_BCHW)
     loss = F.cross_entropy(logits, classes_B)
