@@ -213,9 +213,7 @@ class _Run:
         with roll.member():  # the others wait for signs of life, not in an exchange, which has a limit
             if self.group.leads:
                 workers = 0 if isinstance(self.testing, Kept) else self.job.workers
-                row = network.test(
-                    self.net, self.manifest, self.testing, self.group.device, workers, lambda _: roll.say()
-                )
+                row = network.test(self.net, self.manifest, self.testing, self.group.device, workers, roll.say)
                 self.last_test, err = row, row.top1_err
                 self._record("test", test_err=err, test_errors=row.top1_errors, test_images=row.images)
                 if self.best_err is None or err < self.best_err:

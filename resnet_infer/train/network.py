@@ -69,11 +69,11 @@ def test(
     source: Source,
     device: torch.device,
     workers: int | None,
-    advance: Callable[[float], object],
+    advance: Callable[[int], object],
 ) -> EvalRow:
     """The error of the weights as they are, in fp32, by the scoring path: what `resnet-infer eval` will say of them.
 
-    `advance` is called with 1 after every image.
+    `advance` is called with every number of images done.
     """
     weights = {name: tensor.detach().clone() for name, tensor in net.state_dict().items()}
     checkpoint = Checkpoint(name=manifest.spec.name, manifest=manifest, state_dict=weights)
