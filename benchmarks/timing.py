@@ -4,7 +4,7 @@ import os
 import signal
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing import get_context, set_start_method
@@ -20,13 +20,18 @@ class SideFailed(RuntimeError):
 
 @contextmanager
 def processes(sides: Iterable[str], start: Callable[..., None], *arguments: Any) -> Iterator[dict[str, Call]]:
-    """A fresh process for every side, set up by start(side, *arguments) at its first call.
+    """A fresh process for every side, each set up by start(side, *arguments); all start at once and are waited for.
 
-    A call raises what its function does, and SideFailed if the process is gone or exceeds `timeout_s` seconds. The
-    processes may start processes of their own.
+    A start takes as long as it takes: only `timeout_s` seconds of a call's own function are counted. A call raises what
+    its function does, and SideFailed if the process is gone, could not start or exceeds its time. The processes may
+    start processes of their own.
     """
     with ExitStack() as stack:
-        yield {side: stack.enter_context(_process(side, start, arguments)) for side in sides}
+        sides_of = {side: stack.enter_context(_process(side, start, arguments)) for side in sides}
+        for started, _ in sides_of.values():
+            with suppress(BrokenProcessPool):  # its first call says so
+                started.result()
+        yield {side: call for side, (_, call) in sides_of.items()}
 
 
 def _begin(start: Callable[..., None], side: str, *arguments: Any) -> None:
@@ -37,14 +42,14 @@ def _begin(start: Callable[..., None], side: str, *arguments: Any) -> None:
 
 
 @contextmanager
-def _process(side: str, start: Callable[..., None], arguments: tuple[Any, ...]) -> Iterator[Call]:
+def _process(side: str, start: Callable[..., None], arguments: tuple[Any, ...]) -> Iterator[tuple[Future[int], Call]]:
+    """What is done when the process is up, and the call."""
     pool = ProcessPoolExecutor(1, get_context("spawn"), _begin, (start, side, *arguments))
-    pid = 0
+    started = pool.submit(os.getpid)
+    pids = list(pool._processes)
 
     def call(function: Callable[..., Any], *given: Any, timeout_s: float | None = None) -> Any:
-        nonlocal pid
         try:
-            pid = pid or pool.submit(os.getpid).result(timeout_s)
             return pool.submit(function, *given).result(timeout_s)
         except TimeoutError as error:
             end()
@@ -53,12 +58,12 @@ def _process(side: str, start: Callable[..., None], arguments: tuple[Any, ...]) 
             raise SideFailed(f"{side}: its process ended, perhaps for want of memory") from error
 
     def end() -> None:
-        if pid:
+        for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
     try:
-        yield call
+        yield started, call
     except BaseException:
         end()  # whatever it is busy with would be waited for
         raise

@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 
 from resnet_infer.backends.load import Model
-from resnet_infer.backends.transfer import Upload
+from resnet_infer.data.transfer import Upload
 from resnet_infer.batching import Arrivals, Batcher, Scored
 from resnet_infer.data.loader import IMAGE_TIMEOUT_S, auto_workers, load
 from resnet_infer.data.packing import Offload

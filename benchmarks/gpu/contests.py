@@ -1,9 +1,8 @@
 """Contests of the peers' harness, held on this device within a step's time; their claims become checks."""
 
 import time
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 
 import torch
 
@@ -11,11 +10,9 @@ from benchmarks.gpu.context import Context
 from benchmarks.gpu.pictures import spread
 from benchmarks.peers.materials import prepare
 from benchmarks.peers.runner import NotRun, check_here, hold, not_held
-from benchmarks.peers.sides import Contest, Side, nothing, set_up, timed_work
-from benchmarks.timing import Call, processes
+from benchmarks.peers.sides import Contest, Side, set_up, timed_work
+from benchmarks.timing import processes
 from resnet_infer.data.sources import Source
-
-START_S = 60.0
 
 
 def contest_here(context: Context, contest: Contest, seconds: float, source: Source | None = None) -> None:
@@ -27,13 +24,17 @@ def contest_here(context: Context, contest: Contest, seconds: float, source: Sou
     else:
         if source is not None:
             prepare(spread(source, 64), context.scratch, contest.files)
-
-        def awake(calls: Mapping[str, Call]) -> None:
-            wake(calls, str(context.device))
-
         if context.cuda:
             torch.cuda.empty_cache()  # the sides are processes of their own
-        record = hold(contest, context.scratch, repeats=context.plan.repeats, seconds=seconds, before=awake)
+        record = hold(
+            contest,
+            context.scratch,
+            repeats=context.plan.repeats,
+            seconds=seconds,
+            start=partial(touch, str(context.device)),
+            told=context.results.contest,
+        )
+        context.results.log(f"  {contest.peer}: the sides' processes were up after {record['starting_seconds']:.1f} s")
     context.results.contest(record)
     for entry in record["tried"]:
         speed = f"{entry['images_per_s']:.1f} images/s" if "images_per_s" in entry else entry.get("error", "")
@@ -48,25 +49,15 @@ def contest_here(context: Context, contest: Contest, seconds: float, source: Sou
         context.check(what, row["ratio"], row["target"], note=note)
 
 
-def wake(calls: Mapping[str, Call], device: str) -> None:
-    """Start all sides' processes at once: on a GPU, starting is most of what setting up takes."""
-
-    def start(call: Call) -> None:
-        with suppress(Exception):  # setting up says what is wrong
-            call(touch, device, timeout_s=START_S)
-
-    with ThreadPoolExecutor(len(calls)) as pool:
-        list(pool.map(start, calls.values()))
-
-
-def touch(device: str) -> None:
-    """Have the device ready in this process."""
-    torch.zeros(1, device=device)
+def touch(device: str, side: str) -> None:
+    """What a side's process starts with, all at once: having the device ready is most of what setting up takes."""
+    with suppress(Exception):  # setting up says what is wrong
+        torch.zeros(1, device=device)
 
 
 def alone(context: Context, side: Side, repeats: int) -> list[float]:
     """Seconds of a side's work, without a contest; its first does not count."""
-    with processes([side.name], nothing) as calls:
+    with processes([side.name], partial(touch, str(context.device))) as calls:
         call = calls[side.name]
         call(set_up, side, context.scratch)
         call(timed_work)

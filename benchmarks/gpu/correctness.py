@@ -1,18 +1,20 @@
 """Step 1: does the GPU say what the CPU says in fp32? The network, pixels, the way there and back, and scores."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.gpu.context import Context
+from benchmarks.gpu.decoding import beside_a_busy_stream
 from benchmarks.gpu.pictures import ready, spread
 from benchmarks.peers.materials import checkpoint
 from benchmarks.peers.ours import by_name
 from resnet_infer.backends.load import Model
 from resnet_infer.backends.pytorch import TorchBackend
-from resnet_infer.backends.transfer import Upload, fetch
+from resnet_infer.data.transfer import Upload, fetch
 from resnet_infer.data.loader import load
 from resnet_infer.data.packing import Offload
 from resnet_infer.data.sources import Source
@@ -21,7 +23,7 @@ from resnet_infer.export.parity import TOLERANCE
 from resnet_infer.protocols import Protocol, multi_scale, single_crop, ten_crop
 
 REFERENCE = "reference.pt"
-"""Tiles and the CPU's fp32 logits, for later steps."""
+"""Tiles and the CPU's fp32 logits, of the tiles and of their mirror images, for later steps."""
 WAYS: Sequence[tuple[str, dict[str, Any]]] = (
     ("fp32", {}), ("bf16", {}), ("fp16", {}), ("tf32", {}), ("bf16", {"autocast": True}), ("fp16", {"autocast": True}),
     ("bf16", {"compile": "default"}), ("bf16", {"compile": "cuda-graphs"}), ("fp32", {"compile": "default"}),
@@ -39,10 +41,10 @@ def correctness(context: Context) -> None:
     """Everything that has to hold before a speed means anything."""
     source = ready(context)
     reference = model_of(context, "cpu", "fp32")
-    tiles_BCHW, logits_BK = reference_logits(context, spread(source, context.plan.checked), reference)
+    given = reference_logits(context, spread(source, context.plan.checked), reference)
     transfers(context)
     for precision, how in WAYS[:EAGER]:
-        network(context, precision, how, tiles_BCHW, logits_BK)
+        network(context, precision, how, given)
     own = model_of(context, str(context.device), "fp32")
     few = spread(source, context.plan.dense_checked)
     for protocol in (single_crop(), ten_crop(), multi_scale(context.plan.scales or multi_scale().scales)):
@@ -50,10 +52,11 @@ def correctness(context: Context) -> None:
     for offload, said in OFFLOADS:
         pixels(context, spread(source, context.plan.checked), own, offload, said)
     own.backend.close()
+    beside_a_busy_stream(context, spread(source, context.plan.checked))
     for precision, how in WAYS[EAGER:]:
         if context.has(COMPILING_S, f"logits of {precision}, {', '.join(map(str, how.values()))}"):
             torch._dynamo.reset()
-            network(context, precision, how, tiles_BCHW, logits_BK)
+            network(context, precision, how, given)
 
 
 def model_of(context: Context, device: str, precision: str, **how: Any) -> Model:
@@ -63,16 +66,41 @@ def model_of(context: Context, device: str, precision: str, **how: Any) -> Model
     return Model(name=own.name, manifest=own.manifest, backend=backend)
 
 
-def reference_logits(context: Context, source: Source, reference: Model) -> tuple[Tensor, Tensor]:
-    """Single crops (B, 3, H, W) and the CPU's logits (B, K)."""
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Single crops, uint8 (B, 3, H, W), and the CPU's fp32 logits (B, K) of them and of their mirror images."""
+
+    tiles: Tensor
+    logits: Tensor
+    mirrored: Tensor
+
+    def turns(self) -> list[tuple[Tensor, Tensor]]:
+        """Batches that follow each other and what is said of them: another one has another image at every place."""
+        return [(self.tiles, self.logits), (self.tiles.flip(0, 3), self.mirrored.flip(0))] * 2
+
+    def first(self, count: int) -> "Reference":
+        """Of so many tiles at most."""
+        return Reference(self.tiles[:count], self.logits[:count], self.mirrored[:count])
+
+
+def reference_logits(context: Context, source: Source, model: Model) -> Reference:
+    """Made on the CPU, and kept for later steps."""
     images = load(source, [single_crop()], range(len(source.samples)), workers=0)
     x_BCHW = torch.stack([image.tiles[0] for image in images]).permute(0, 3, 1, 2)
-    logits_BK = torch.cat([reference.backend.run(part, "pooled").flatten(1) for part in torch.split(x_BCHW, 16)])
-    torch.save({"tiles": x_BCHW, "logits": logits_BK}, context.scratch / REFERENCE)
-    return x_BCHW, logits_BK
+    both = [
+        torch.cat([model.backend.run(part, "pooled").flatten(1) for part in torch.split(each_BCHW, 16)])
+        for each_BCHW in (x_BCHW, x_BCHW.flip(3))
+    ]
+    torch.save([x_BCHW, *both], context.scratch / REFERENCE)
+    return Reference(x_BCHW, *both)
 
 
-def network(context: Context, precision: str, how: dict[str, Any], x_BCHW: Tensor, logits_BK: Tensor) -> None:
+def kept_reference(context: Context) -> Reference:
+    """What `reference_logits` made; raises FileNotFoundError."""
+    return Reference(*torch.load(context.scratch / REFERENCE, weights_only=True))
+
+
+def network(context: Context, precision: str, how: dict[str, Any], given: Reference) -> None:
     """One way to run the network, on tiles that are rendered already."""
     name = " ".join([precision, *(f"compile={v}" if k == "compile" else k for k, v in how.items())])
     try:
@@ -81,20 +109,25 @@ def network(context: Context, precision: str, how: dict[str, Any], x_BCHW: Tenso
         context.check(f"logits, torch {name}", skipped=str(error))
         return
     try:
-        compare(context, f"torch {name}", precision, model, x_BCHW, logits_BK)
-    except RuntimeError as error:
+        compare(context, f"torch {name}", precision, model, given)
+    except (ResnetInferError, RuntimeError) as error:
         context.check(f"logits, torch {name}", error=" ".join(str(error).split())[:300])
     finally:
         model.backend.close()
 
 
-def compare(context: Context, name: str, precision: str, model: Model, x_BCHW: Tensor, logits_BK: Tensor) -> None:
-    """A model's logits of tiles against the reference's, twice: the second run shows what a first one left behind."""
-    x_BCHW = x_BCHW.to(context.device)
-    for _ in range(2):
-        said_BK = model.backend.run(x_BCHW, "pooled").flatten(1).cpu()
-    off = float((said_BK - logits_BK).abs().max() / logits_BK.abs().max())
-    same = float((said_BK.argmax(1) == logits_BK.argmax(1)).double().mean())
+def compare(context: Context, name: str, precision: str, model: Model, given: Reference) -> None:
+    """A model's logits against the CPU's: tiles and their mirror images in turns, twice, and read when all have run.
+
+    So a recorded graph that reads an old input, or writes over an output that was given away, is found out.
+    """
+    turns = [(x_BCHW.to(context.device), logits_BK) for x_BCHW, logits_BK in given.turns()]
+    said = [(model.backend.run(x_BCHW, "pooled"), logits_BK) for x_BCHW, logits_BK in turns]
+    off, same = 0.0, 1.0
+    for said_BKhw, logits_BK in said:
+        said_BK = said_BKhw.flatten(1).cpu()
+        off = max(off, float((said_BK - logits_BK).abs().nan_to_num(torch.inf).max() / logits_BK.abs().max()))
+        same = min(same, float((said_BK.argmax(1) == logits_BK.argmax(1)).double().mean()))
     bound = 1e-2 if precision == "tf32" else TOLERANCE[precision]  # type: ignore[index]
     context.check(f"logits, {name}: largest difference over largest logit", off, bound, at_most=True)
     context.check(f"logits, {name}: same best class", same, 1.0 if precision == "fp32" else AGREE)

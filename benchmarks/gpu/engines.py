@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.gpu.contests import contest_here
 from benchmarks.gpu.context import Context, Skipped
-from benchmarks.gpu.correctness import REFERENCE, compare
+from benchmarks.gpu.correctness import compare, kept_reference
 from benchmarks.gpu.pictures import ready, spread
 from benchmarks.gpu.results import best
 from benchmarks.peers import trtexec_like
@@ -71,9 +71,7 @@ def engine(context: Context, opener: Opener, backend: str, precision: str) -> No
     name = f"{backend} {precision}"
     try:
         with opener.open(subject) as (model, _):
-            held = torch.load(context.scratch / REFERENCE, weights_only=True)
-            count = min(len(held["tiles"]), model.backend.shapes[0].max[0])
-            compare(context, name, precision, model, held["tiles"][:count], held["logits"][:count])
+            compare(context, name, precision, model, kept_reference(context).first(model.backend.shapes[0].max[0]))
     except FileNotFoundError:
         context.check(f"logits, {name}", skipped="step correctness has not run")
     except (ResnetInferError, RuntimeError) as error:

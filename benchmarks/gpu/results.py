@@ -98,8 +98,9 @@ class Results:
         self._save_checks()
 
     def contest(self, record: Mapping[str, Any]) -> None:
-        """One more contest."""
-        self.contests.append(record)
+        """One more contest, or more of the one of its name."""
+        name = _contest_name(record)
+        self.contests = [each for each in self.contests if _contest_name(each) != name] + [record]
         self._save("contests.json", {"contests": self.contests})
 
     def _save_checks(self) -> None:
@@ -122,6 +123,10 @@ def open_results(folder: Path, fresh: BenchRun) -> Results:
     if (folder / "contests.json").exists():
         results.contests = json.loads((folder / "contests.json").read_text("utf-8"))["contests"]
     return results
+
+
+def _contest_name(record: Mapping[str, Any]) -> tuple[Any, Any]:
+    return record.get("peer"), record.get("what")
 
 
 def outcome(check: Check) -> str:

@@ -18,6 +18,7 @@ from benchmarks.gpu.context import Context, OutOfTime, Skipped
 from benchmarks.gpu.correctness import correctness
 from benchmarks.gpu.end_to_end import end_to_end
 from benchmarks.gpu.engines import engines
+from benchmarks.gpu.levers import levers
 from benchmarks.gpu.machine import machine
 from benchmarks.gpu.network import network
 from benchmarks.gpu.protocols import protocols
@@ -41,6 +42,7 @@ class Step:
 STEPS: Sequence[Step] = (
     Step("correctness", "the device's scores and pixels against the CPU's", 20, 75, correctness),
     Step("machine", "ceilings and environment", 8, 15, machine),
+    Step("levers", "ways to run the network, with parity; nvJPEG", 20, 140, levers),
     Step("network", "the network alone, its roof, timm's", 30, 140, network),
     Step("protocols", "ten crops and five scales, alone", 20, 60, protocols),
     Step("end_to_end", "JPEG to scores, and the usual loops", 30, 180, end_to_end),

@@ -27,7 +27,7 @@ SHORT_S = 2.0
 """A side whose first timing is shorter is timed twice when it is tried; the better one counts."""
 UNTRIED = "not tried: out of time"
 LONGEST_CALL_S = 300.0
-"""A side that takes longer for one step is ended."""
+"""A side that takes longer for one step is ended; its process's start does not count."""
 
 Record = dict[str, Any]
 
@@ -42,19 +42,20 @@ def hold(
     *,
     repeats: int,
     seconds: float,
-    before: Callable[[Mapping[str, Call]], None] = lambda calls: None,
+    start: Callable[[str], None] = nothing,
+    told: Callable[[Record], None] = lambda record: None,
 ) -> Record:
     """The whole contest in about so many seconds; gives its part of the result.
 
-    Its `rows` have a ratio each, or an `error`; it raises nothing that a side raised. `before` is given the sides'
-    processes ahead of all else.
+    Its `rows` have a ratio each, or an `error`; it raises nothing that a side raised. Every side's process begins with
+    `start`, which is waited for. `told` is given the record so far whenever a side was tried.
     """
     started = time.monotonic()
     record = about(contest)
     try:
-        with processes(contest.sides(), nothing) as calls:
-            before(calls)
-            best = try_sides(contest, folder, calls, record, started + TRYING * seconds)
+        with processes(contest.sides(), start) as calls:
+            record["starting_seconds"] = time.monotonic() - started
+            best = try_sides(contest, folder, calls, record, started + TRYING * seconds, told)
             left = started + seconds - time.monotonic()
             record |= final(contest, calls, best, record["tried"], repeats, left)
             for name in best:
@@ -97,7 +98,12 @@ def installed(package: str) -> bool:
 
 
 def try_sides(
-    contest: Contest, folder: Path, calls: Mapping[str, Call], record: Record, until: float
+    contest: Contest,
+    folder: Path,
+    calls: Mapping[str, Call],
+    record: Record,
+    until: float,
+    told: Callable[[Record], None],
 ) -> dict[str, float]:
     """Every side checked and timed; gives the seconds of those that count, and puts what happened into the record.
 
@@ -108,6 +114,7 @@ def try_sides(
     reference: NDArray[np.float32] | None = None
     always = {contest.theirs[0].name, contest.ours[0].name}
     for side in in_turns(contest.theirs, contest.ours):
+        told(record)
         entry: Record = {"side": side.name, "ours": side in contest.ours, "settings": settings_of(side)}
         record["tried"].append(entry)
         if time.monotonic() > until and side.name not in always:
@@ -134,6 +141,7 @@ def try_sides(
         entry |= timings[-1][1]
         best[side.name] = min(entry["seconds"])
         entry["images_per_s"] = contest.images / best[side.name]
+    told(record)
     return best
 
 

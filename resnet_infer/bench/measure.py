@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from resnet_infer.backends.base import Backend
-from resnet_infer.backends.transfer import Upload, fetch
+from resnet_infer.data.transfer import Upload, fetch
 from resnet_infer.batching import Runs, plan, reduce_map
 from resnet_infer.data.render import distinct_tiles
 from resnet_infer.errors import BackendError, OutOfMemory

@@ -10,6 +10,7 @@ import io
 import logging
 import warnings
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from resnet_infer.data.sources import Pixels
 from resnet_infer.errors import ImageError
+from resnet_infer.report.console import note
 
 MAX_PIXELS = 2**27
 """Larger images are refused unseen: a small file can claim a size that fills the memory."""
@@ -91,15 +93,35 @@ def jpeg_header(data: bytes) -> tuple[int, int] | None:
 def decode_jpegs(files: Sequence[Tensor], device: torch.device) -> list[Tensor | str]:
     """JPEG files (uint8, on the CPU) to x_CHW on the device, in one call; for one that cannot be decoded, why.
 
-    On CUDA that is nvJPEG, whose pixels are not libjpeg-turbo's to the bit (torchvision.io.decode_jpeg). A batch that
-    it refuses is decoded by `decode`, image by image.
+    On CUDA that is nvJPEG, whose pixels are not libjpeg-turbo's to the bit (torchvision.io.decode_jpeg). It writes at
+    once into memory that was freed on the current stream, whatever kernels are queued there (pytorch/vision#9606), so
+    the host waits for that stream first: have one current that is soon done. A file that it refuses is decoded by
+    `decode`, and a note says so if it is a good one; the others' pixels do not depend on it.
     """
     if not files:
         return []
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.current_stream(device).synchronize()
     try:
         return list(decode_jpeg(list(files), mode=ImageReadMode.RGB, device=device))
-    except RuntimeError:
-        return [_alone(data, device) for data in files]
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        if on_gpu:
+            torch.cuda.synchronize(device)  # files that it had begun with
+        if len(files) > 1:
+            half = len(files) // 2
+            return decode_jpegs(files[:half], device) + decode_jpegs(files[half:], device)
+        image = _alone(files[0], device)
+        if on_gpu and not isinstance(image, str):
+            _say_once(f"the CPU decodes JPEG files that {device} does not ({_reason(error)})")
+        return [image]
+
+
+@cache
+def _say_once(text: str) -> None:
+    note(text)
 
 
 def _alone(data: Tensor, device: torch.device) -> Tensor | str:

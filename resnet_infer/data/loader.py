@@ -5,17 +5,21 @@ An image that cannot be read is a result too: its tiles are missing and its erro
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor
 
 from resnet_infer.data.packing import Offload, Prepared, Rendered, pack, prepare, unpack
 from resnet_infer.data.sources import Source
-from resnet_infer.data.workers import Allocate, Made, in_workers
+from resnet_infer.data.transfer import Upload
+from resnet_infer.data.workers import Allocate, Made, Task, in_workers
 from resnet_infer.protocols import Protocol
 
 CHUNK = 16
 """Images that travel together from a worker: one message, one block of shared memory."""
+TOGETHER = 128
+"""Images that are decoded or rendered on the device in one go: nvJPEG is several times as fast on many files."""
 FEW = 64
 """Up to so many images, starting worker processes costs more than it gains."""
 IMAGE_TIMEOUT_S = 60.0
@@ -50,7 +54,7 @@ def load(
     image_timeout_s: float = IMAGE_TIMEOUT_S,
     *,
     offload: Offload = "nothing",
-    upload: Callable[[Tensor], Tensor] = lambda block: block,
+    upload: Upload | None = None,
 ) -> Iterator[Rendered]:
     """Every image of `indices` in order, rendered; with no protocols, only decoded, to see whether it can be.
 
@@ -59,17 +63,20 @@ def load(
     tiles are cut and what is `offload`ed is done. Raises DataError if worker processes cannot be kept alive.
     """
     chunks = _Chunks(source, tuple(protocols), indices, offload)
+    upload = upload or Upload(torch.device("cpu"))
     size = max(1, min(CHUNK, -(-len(indices) // max(1, 2 * workers))))
-    if not workers:
-        for at in range(0, len(indices), size):
-            items = range(at, min(len(indices), at + size))
-            yield from unpack(*chunks.make(items, lambda item: None, _here), chunks.protocols, upload)
-        return
-    for task in in_workers(chunks, len(indices), size, workers, image_timeout_s):
-        block, records = task.made
-        made = unpack(block, records, chunks.protocols, upload)
-        for item in task.items:
-            yield Rendered(index=indices[item], error=task.lost[item]) if item in task.lost else next(made)
+    tasks = in_workers(chunks, len(indices), size, workers, image_timeout_s) if workers else chunks.all_here(size)
+    for some in _together(tasks, 1 if offload == "nothing" else TOGETHER // size):
+        made = unpack([task.made for task in some], chunks.protocols, upload)
+        for task in some:
+            for item in task.items:
+                yield Rendered(index=indices[item], error=task.lost[item]) if item in task.lost else next(made)
+
+
+def _together(tasks: Iterator[Task], count: int) -> Iterator[list[Task]]:
+    """So many at a time."""
+    while some := list(islice(tasks, max(1, count))):
+        yield some
 
 
 def _here(size: int) -> Tensor:
@@ -89,6 +96,12 @@ class _Chunks:
 
     def name(self, item: int) -> str:
         return self.source.samples[self.indices[item]].name
+
+    def all_here(self, size: int) -> Iterator[Task]:
+        """The tasks, done in this process."""
+        for at in range(0, len(self.indices), size):
+            items = range(at, min(len(self.indices), at + size))
+            yield Task(items, made=self.make(items, lambda item: None, _here))
 
     def make(self, items: Sequence[int], begin: Callable[[int], None], allocate: Allocate) -> Made:
         prepared = []

@@ -16,6 +16,7 @@ from torch import Tensor
 from resnet_infer.data.decode import decode, decode_jpegs, jpeg_header
 from resnet_infer.data.render import cut, distinct_tiles, regions, render
 from resnet_infer.data.sources import Pixels
+from resnet_infer.data.transfer import Upload
 from resnet_infer.errors import DataError
 from resnet_infer.protocols import Protocol, Size
 
@@ -91,39 +92,52 @@ def pack(images: Sequence[Prepared], allocate: Callable[[int], Tensor]) -> tuple
 
 
 def unpack(
-    block: Tensor, records: Sequence[Record], protocols: tuple[Protocol, ...], upload: Callable[[Tensor], Tensor]
+    parts: Sequence[tuple[Tensor, Sequence[Record]]], protocols: tuple[Protocol, ...], upload: Upload
 ) -> Iterator[Rendered]:
-    """The images' tiles on the device, in order; `upload` takes a block there.
+    """The images' tiles on the device, in order; `upload` takes each part's block there.
 
-    Images of one size are rendered together, and JPEG files are decoded in one call.
+    Images of one size are rendered together, and JPEG files are decoded in one call, both on a stream beside the
+    device's current one, which waits for them.
     """
-    ends = list(accumulate(record.length for record in records))
-    spans = [slice(end - record.length, end) for record, end in zip(records, ends, strict=True)]
+    records = [record for _, some in parts for record in some]
+    held = [each for block, some in parts for each in _sent(block, some, upload)]
+    errors = {number: record.error for number, record in enumerate(records) if record.error}
     of_form: dict[Form, list[int]] = {"regions": [], "image": [], "jpeg": []}
     for number, record in enumerate(records):
         if record.length:
             of_form[record.form].append(number)
-    sent = upload(block) if of_form["regions"] or of_form["image"] else upload(block[:0])
-    images: dict[int, Tensor] = {
-        number: sent[spans[number]].view(*records[number].size, 3).permute(2, 0, 1) for number in of_form["image"]
-    }
-    errors = {number: record.error for number, record in enumerate(records) if record.error}
-    decoded = decode_jpegs([block[spans[number]] for number in of_form["jpeg"]], sent.device)
-    for number, found in zip(of_form["jpeg"], decoded, strict=True):
-        if isinstance(found, str):
-            errors[number] = found
-        else:
-            images[number] = found
-    tiles = _render_by_size(images, protocols, errors)
+    tiles: dict[int, tuple[Tensor, ...]] = {}
+    if of_form["image"] or of_form["jpeg"]:
+        with upload.aside() as hand_over:
+            images = {n: held[n].view(*records[n].size, 3).permute(2, 0, 1) for n in of_form["image"]}
+            decoded = decode_jpegs([held[n] for n in of_form["jpeg"]], upload.device)
+            for number, found in zip(of_form["jpeg"], decoded, strict=True):
+                if isinstance(found, str):
+                    errors[number] = found
+                else:
+                    images[number] = found
+            tiles = _render_by_size(images, protocols, errors, hand_over)
     for number in of_form["regions"]:
-        tiles[number] = tuple(_cut_regions(sent[spans[number]], records[number].size, protocols))
+        tiles[number] = tuple(_cut_regions(held[number], records[number].size, protocols))
     for number, record in enumerate(records):
         error = errors.get(number, "")
         yield Rendered(index=record.index, size=record.size, tiles=tiles.get(number, ()), error=error)
 
 
+def _sent(block: Tensor, records: Sequence[Record], upload: Upload) -> Iterator[Tensor]:
+    """Every image's bytes, on the device; JPEG files stay where they are, since their decoder reads them there."""
+    ends = list(accumulate(record.length for record in records))
+    travels = any(record.length and record.form != "jpeg" for record in records)
+    sent = upload(block) if travels else block
+    for record, end in zip(records, ends, strict=True):
+        yield (block if record.form == "jpeg" else sent)[end - record.length : end]
+
+
 def _render_by_size(
-    images: dict[int, Tensor], protocols: tuple[Protocol, ...], errors: dict[int, str]
+    images: dict[int, Tensor],
+    protocols: tuple[Protocol, ...],
+    errors: dict[int, str],
+    hand_over: Callable[[Sequence[Tensor]], None],
 ) -> dict[int, tuple[Tensor, ...]]:
     """The tiles of decoded images, those of one size together; notes in `errors` what cannot be rendered."""
     by_size: dict[Size, list[int]] = {}
@@ -137,6 +151,7 @@ def _render_by_size(
         except DataError as error:
             errors.update(dict.fromkeys(numbers, str(error)))
             continue
+        hand_over(tiles)
         for place, number in enumerate(numbers):
             rendered[number] = tuple(tile_BHWC[place] for tile_BHWC in tiles)
     return rendered

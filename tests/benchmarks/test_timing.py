@@ -46,3 +46,17 @@ def test_compare_takes_turns_and_medians() -> None:
 def test_a_sides_own_processes_start_as_they_do_elsewhere() -> None:
     with processes(["side"], str) as calls:
         assert calls["side"](multiprocessing.get_start_method) == multiprocessing.get_start_method()
+
+
+def test_a_start_is_waited_for_and_is_not_in_any_calls_time() -> None:
+    with processes(["slow", "slow too"], _slow) as calls:
+        for call in calls.values():
+            assert call(math.sqrt, 9, timeout_s=3) == 3
+        with pytest.raises(SideFailed, match="slow too: no answer within 1 s"):
+            calls["slow too"](time.sleep, 3600, timeout_s=1)
+    with processes(["cannot"], os._exit) as calls, pytest.raises(SideFailed, match="cannot: its process ended"):
+        calls["cannot"](math.sqrt, 9)
+
+
+def _slow(side: str) -> None:
+    time.sleep(4)

@@ -10,6 +10,13 @@ import numpy as np
 
 from benchmarks.peers.sides import Running
 
+START_S = 6.0
+
+
+def slow_start(device: str, side: str) -> None:
+    """What a process may begin with on a machine that is busy with other things."""
+    time.sleep(START_S)
+
 
 def start(folder: Path, *, seconds: float = 0.01, shift: float = 0.0, does: str = "work") -> Running:
     """Five photos' outputs for two classes, all `shift` away from what they should be."""

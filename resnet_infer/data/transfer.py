@@ -3,7 +3,8 @@
 On a CPU both ways are the identity.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ class Upload:
         self._copied: list[torch.cuda.Event] = []
         self._turn = 0
         self._stream = _stream(device) if device.type == "cuda" else None
+        self._aside: torch.cuda.Stream | None = None
 
     def __call__(self, block: Tensor) -> Tensor:
         """uint8, one dimension, to the device; the block itself on a CPU."""
@@ -37,6 +39,26 @@ class Upload:
         current.wait_event(self._copied[self._turn])
         sent.record_stream(current)
         return sent
+
+    @contextmanager
+    def aside(self) -> Iterator[Callable[[Sequence[Tensor]], None]]:
+        """Have the body's work run on a stream beside the current one, which waits for it at the end.
+
+        The call that is yielded is for results: their memory is not given away before the current stream has used it.
+        """
+        if self._stream is None:
+            yield lambda results: None
+            return
+        self._aside = self._aside or _stream(self.device)
+        current = torch.cuda.current_stream(self.device)
+
+        def hand_over(results: Sequence[Tensor]) -> None:
+            for result in results:
+                result.record_stream(current)
+
+        with torch.cuda.stream(self._aside):
+            yield hand_over
+        current.wait_stream(self._aside)
 
     def _stage(self, length: int) -> Tensor:
         """The next pinned buffer, free to be filled: what it held last has arrived."""
