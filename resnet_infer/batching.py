@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from resnet_infer.backends.base import Backend
-from resnet_infer.data.transfer import fetch
 from resnet_infer.data.batches import Buckets
 from resnet_infer.data.render import distinct_tiles
+from resnet_infer.data.transfer import fetch
 from resnet_infer.errors import BackendError, OutOfMemory
 from resnet_infer.protocols import Average, Protocol, Size, Tile
 from resnet_infer.shapes import range_for

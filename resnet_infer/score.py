@@ -13,12 +13,12 @@ from typing import TypeVar
 import torch
 
 from resnet_infer.backends.load import Model
-from resnet_infer.data.transfer import Upload
 from resnet_infer.batching import Arrivals, Batcher, Scored
 from resnet_infer.data.loader import IMAGE_TIMEOUT_S, auto_workers, load
 from resnet_infer.data.packing import Offload
 from resnet_infer.data.render import distinct_tiles
 from resnet_infer.data.sources import Source
+from resnet_infer.data.transfer import Upload
 from resnet_infer.errors import UsageError
 from resnet_infer.protocols import Protocol
 from resnet_infer.shapes import range_for

@@ -1,4 +1,4 @@
-"""Step 7: latency of one image, and the other networks alone."""
+"""Step `architectures`: latency of one image, and the other networks alone."""
 
 from collections.abc import Sequence
 

@@ -128,11 +128,19 @@ class Context:
         self.results.row(row)
         return row
 
-    def network(self, subject: Subject, batch: int, *, protocol: str = "single-crop", data: Data | None = None) -> None:
+    def network(
+        self,
+        subject: Subject,
+        batch: int,
+        *,
+        protocol: str = "single-crop",
+        data: Data | None = None,
+        repeats: int | None = None,
+    ) -> None:
         """A row of the network alone, freshly opened, so that it is compiled for this batch alone."""
         torch._dynamo.reset()
         cell = Cell(subject=subject, protocol=protocol, batch_size=batch, measurement="network")
-        self.measure(self.runner(self.opener(), data=data), cell)
+        self.measure(self.runner(self.opener(), data=data, repeats=repeats), cell)
 
     def subject(self, model: str | None = None, **how: Any) -> Subject:
         """The network on torch in the plan's precision, if not said otherwise."""

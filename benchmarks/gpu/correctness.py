@@ -1,4 +1,4 @@
-"""Step 1: does the GPU say what the CPU says in fp32? The network, pixels, the way there and back, and scores."""
+"""Step `correctness`: does the GPU say what the CPU says in fp32? Logits, pixels, the way there and back, scores."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from benchmarks.peers.materials import checkpoint
 from benchmarks.peers.ours import by_name
 from resnet_infer.backends.load import Model
 from resnet_infer.backends.pytorch import TorchBackend
-from resnet_infer.data.transfer import Upload, fetch
 from resnet_infer.data.loader import load
 from resnet_infer.data.packing import Offload
 from resnet_infer.data.sources import Source
+from resnet_infer.data.transfer import Upload, fetch
 from resnet_infer.errors import ResnetInferError
 from resnet_infer.export.parity import TOLERANCE
 from resnet_infer.protocols import Protocol, multi_scale, single_crop, ten_crop

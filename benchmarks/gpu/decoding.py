@@ -1,4 +1,4 @@
-"""Part of step 1: what the device decodes beside a busy stream is what it decodes when idle, bit for bit.
+"""Part of step `correctness`: what the device decodes beside a busy stream is what it decodes when idle, bit for bit.
 
 A decoder that writes on a stream of its own may write over freed blocks that queued kernels still read, or have its
 pixels written over by such kernels: the allocator orders what is on one stream only (pytorch/vision#9606). So blocks of
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.context import Context
-from resnet_infer.data.transfer import Upload
 from resnet_infer.data.loader import load
 from resnet_infer.data.packing import Rendered
 from resnet_infer.data.sources import Source
+from resnet_infer.data.transfer import Upload
 from resnet_infer.errors import ImageError, ResnetInferError
 from resnet_infer.protocols import Protocol, Size, multi_scale, single_crop
 

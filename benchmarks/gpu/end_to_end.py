@@ -1,4 +1,4 @@
-"""Step 5: from JPEG to scores: our fastest settings, how busy the network is kept, and the usual loops."""
+"""Step `end_to_end`: from JPEG to scores: our fastest settings, how busy the network is kept, and the usual loops."""
 
 import cProfile
 import io
@@ -9,9 +9,11 @@ from typing import Any
 
 from benchmarks.gpu.contests import alone, contest_here
 from benchmarks.gpu.context import Context, Keeping
-from benchmarks.gpu.network import AUTOCAST, write
+from benchmarks.gpu.kernels import write
+from benchmarks.gpu.network import AUTOCAST
 from benchmarks.gpu.pictures import pictures, ready
-from benchmarks.gpu.plan import rescaled
+from benchmarks.gpu.plan import Way, rescaled
+from benchmarks.gpu.ways import fastest, named, options_of
 from benchmarks.peers import batch1_multiscale, ours, timm_validate, torchvision_ten_crop
 from benchmarks.peers.sides import Claim, Contest, Side
 from resnet_infer.backends.load import Model
@@ -26,7 +28,7 @@ from resnet_infer.score import score
 
 BUSY = 0.9
 TARGETS = {"single-crop": 2.0, "ten-crop": 3.0, "multiscale": 10.0}
-ROW_S, CONTEST_S = 12.0, 40.0
+ROW_S, CONTEST_S = 12.0, 25.0
 REPEATS = 2
 OFFLOADS: dict[Offload, str] = {"nothing": "", "rendering": "render=device", "decoding": "decode=device"}
 LINES = 30
@@ -46,10 +48,10 @@ def end_to_end(context: Context) -> None:
             source = pictures(context, count)
             share = context.left() / (len(counts) - place)
             until = context.left() - share
-            fastest = settings(context, opener, protocol, source, until + share / 2)
-            if fastest:
-                chosen[protocol] = fastest
-                against(context, protocol, fastest, source, max(1.0, context.left() - until))
+            top = settings(context, opener, protocol, source, until + share / 2)
+            if top:
+                chosen[protocol] = top
+                against(context, protocol, top, source, max(1.0, context.left() - until))
         for protocol in ("single-crop", "ten-crop"):
             if protocol in chosen and context.has(2 * ROW_S, f"{protocol}, other workers"):
                 others(context, opener, protocol, pictures(context, counts[protocol]), chosen[protocol])
@@ -59,9 +61,14 @@ def end_to_end(context: Context) -> None:
         opener.close()
 
 
-def subject_of(context: Context) -> Subject:
-    """The compiled network, as one would use it on a GPU."""
-    return context.subject(compile="default")
+def way_of(context: Context, protocol: str) -> Way:
+    """The network in the fastest way of this run."""
+    return fastest(context, dense=protocol == "multiscale")
+
+
+def subject_of(context: Context, protocol: str) -> Subject:
+    """The same, to be opened."""
+    return context.subject(**way_of(context, protocol))
 
 
 def settings(context: Context, opener: Keeping, protocol: str, source: Source, until: float) -> BenchRow | None:
@@ -73,17 +80,18 @@ def settings(context: Context, opener: Keeping, protocol: str, source: Source, u
             context.results.log(f"  left out for want of time: {protocol} {OFFLOADS[offload]}")
             continue
         rows.append(end_to_end_row(context, opener, protocol, data, offload=offload))
-    fastest = max((row for row in rows if not row.error), key=lambda row: row.images_per_s, default=None)
-    if fastest is None:
+    top = max((row for row in rows if not row.error), key=lambda row: row.images_per_s, default=None)
+    if top is None:
         context.check(f"{protocol} end to end", error=rows[0].error)
         return None
     target = BUSY if protocol != "single-crop" else None
-    what = f"{protocol} end to end, network kept busy ({fastest.options})"
-    if fastest.network_fraction:
-        context.check(what, fastest.network_fraction, target, note=f"{fastest.images_per_s:.1f} images/s")
+    what = f"{protocol} end to end, network kept busy ({top.options})"
+    if top.network_fraction:
+        energy = f", {top.joules_per_image:.3g} J an image" if top.joules_per_image else ""
+        context.check(what, top.network_fraction, target, note=f"{top.images_per_s:.1f} images/s{energy}")
     else:
         context.check(what, target=target, skipped="the network alone was not measured")
-    return fastest
+    return top
 
 
 def end_to_end_row(
@@ -99,14 +107,15 @@ def end_to_end_row(
     """One row."""
     workers = max(0, cores() - 1) if workers is None else workers
     runner = context.runner(opener, data=data, workers=workers, offload=offload, repeats=REPEATS)
-    cell = Cell(subject=subject_of(context), protocol=protocol, batch_size=context.plan.batch, measurement=measurement)
+    subject, batch = subject_of(context, protocol), context.plan.batch
+    cell = Cell(subject=subject, protocol=protocol, batch_size=batch, measurement=measurement)
     return context.measure(runner, cell, ", ".join(filter(None, [OFFLOADS[offload], f"workers={workers}"])))
 
 
-def others(context: Context, opener: Keeping, protocol: str, source: Source, fastest: BenchRow) -> None:
+def others(context: Context, opener: Keeping, protocol: str, source: Source, top: BenchRow) -> None:
     """The fastest setting from files, and with half the workers."""
     data = Data(source=source, sizes=image_sizes(source))
-    offload = offload_of(fastest)
+    offload = offload_of(top)
     end_to_end_row(context, opener, protocol, data, offload=offload, measurement="files")
     if cores() > 2 and context.has(ROW_S, "half the workers"):
         end_to_end_row(context, opener, protocol, data, offload=offload, workers=cores() // 2)
@@ -117,12 +126,12 @@ def offload_of(row: BenchRow) -> Offload:
     return next((offload for offload, said in OFFLOADS.items() if said and said in row.options), "nothing")
 
 
-def against(context: Context, protocol: str, fastest: BenchRow, source: Source, seconds: float) -> None:
+def against(context: Context, protocol: str, top: BenchRow, source: Source, seconds: float) -> None:
     """The usual loop at the same work."""
     if protocol == "multiscale":
-        one_at_a_time(context, fastest)
+        one_at_a_time(context, top)
     elif context.has(CONTEST_S, f"contest, {protocol}"):
-        contest_here(context, contest_of(context, protocol, fastest, len(source.samples)), seconds)
+        contest_here(context, contest_of(context, protocol, top, len(source.samples)), seconds)
 
 
 def common(context: Context, images: int) -> dict[str, Any]:
@@ -134,18 +143,23 @@ def common(context: Context, images: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def own_side(context: Context, protocol: str, fastest: BenchRow, images: int) -> Side:
+def own_side(context: Context, protocol: str, top: BenchRow, images: int) -> Side:
     """Our `evaluate` with the fastest settings."""
     plan = context.plan
     settings: dict[str, Any] = {
         "file": f"{plan.network}.pth", "protocol": protocol, "images": images, "batch": plan.batch,
-        "workers": max(0, cores() - 1), "options": {"compile": "default"}, "device": str(context.device),
-        "precision": plan.precision, "offload": offload_of(fastest),
+        "workers": max(0, cores() - 1), "options": options_of(way_of(context, protocol)),
+        "device": str(context.device), "precision": plan.precision, "offload": offload_of(top),
     }  # fmt: skip
-    return Side(name="ours: compiled", start=ours.evaluation, settings=settings, keep_freed_memory=True)
+    return Side(
+        name=f"ours: {named(way_of(context, protocol))}",
+        start=ours.evaluation,
+        settings=settings,
+        keep_freed_memory=True,
+    )
 
 
-def contest_of(context: Context, protocol: str, fastest: BenchRow, images: int) -> Contest:
+def contest_of(context: Context, protocol: str, top: BenchRow, images: int) -> Contest:
     """timm's validate.py, or TenCrop in a DataLoader, with all cores, under autocast, eager and compiled."""
     workers = cores()
     theirs: Sequence[Side]
@@ -165,7 +179,7 @@ def contest_of(context: Context, protocol: str, fastest: BenchRow, images: int) 
         peer=peer,
         what=f"{context.plan.network}, {protocol}, {images} files, {context.device}",
         theirs=theirs,
-        ours=[own_side(context, protocol, fastest, images)],
+        ours=[own_side(context, protocol, top, images)],
         claims=[Claim(name="the loop, best settings", target=TARGETS[protocol])],
         images=images,
         tolerance=0.3,
@@ -174,7 +188,7 @@ def contest_of(context: Context, protocol: str, fastest: BenchRow, images: int) 
     )
 
 
-def one_at_a_time(context: Context, fastest: BenchRow) -> None:
+def one_at_a_time(context: Context, top: BenchRow) -> None:
     """The loop of one image and one scale at a time is slow, so it runs on a few files; rates are compared."""
     images = context.plan.naive_multiscale
     what = "multiscale end to end: ours over the loop of one image at a time"
@@ -186,13 +200,13 @@ def one_at_a_time(context: Context, fastest: BenchRow) -> None:
     seconds = alone(context, side, REPEATS)
     rate = images / statistics.median(seconds)
     context.results.contest({"peer": "batch1_multiscale", "settings": given, "images": images, "seconds": seconds})
-    note = f"{fastest.images_per_s:.1f} on {fastest.images} files against {rate:.2f} images/s on {images}"
-    context.check(what, fastest.images_per_s / rate, TARGETS["multiscale"], note=note)
+    note = f"{top.images_per_s:.1f} on {top.images} files against {rate:.2f} images/s on {images}"
+    context.check(what, top.images_per_s / rate, TARGETS["multiscale"], note=note)
 
 
 def host_profile(context: Context, opener: Keeping, source: Source) -> None:
     """What the host's own thread does during a single-crop pass, to profile.txt: it feeds the device."""
-    with opener.open(subject_of(context)) as (model, _):
+    with opener.open(subject_of(context, "single-crop")) as (model, _):
         profiler = cProfile.Profile()
         profiler.enable()
         scored = one_pass(model, source, context.plan.batch, max(0, cores() - 1))

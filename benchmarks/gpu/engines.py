@@ -1,4 +1,4 @@
-"""Step 6: ONNX Runtime and TensorRT where they can be imported: parity, throughput, latency of one image."""
+"""Step `engines`: ONNX Runtime and TensorRT where they can be imported: parity, throughput, latency of one image."""
 
 import importlib.util
 from typing import Any

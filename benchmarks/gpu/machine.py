@@ -1,4 +1,4 @@
-"""Step 2: what the machine allows, and what it is."""
+"""Step `machine`: what the machine allows, and what it is."""
 
 import subprocess
 from typing import Any

@@ -1,6 +1,6 @@
 """How large the work of every step is: as a GPU needs it, or tiny, which sees in little time that all steps run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,14 @@ class Plan:
     dense: str
     """Of the five scales without images; ARCHITECTURE.random or the network."""
     precision: str
+    ways: Sequence["Way"]
+    """How the network is run, the most telling first; the first compiles nothing."""
+    more: Sequence["Way"]
+    """What is worth a look when all else is done."""
     batch: int
     """Where one is enough."""
     ladder: Sequence[int]
-    """Batches of the network alone, the most telling first."""
+    """Other batches of the network alone, the most telling first."""
     repeats: int
     seconds: float
     """Of a repeat."""
@@ -39,7 +43,19 @@ class Plan:
     """Of the loop of one image at a time; None for the paper's."""
     others: Sequence[str]
     latency_repeats: int
+    quick: bool = False
+    """Contests of one side each."""
 
+
+Way = Mapping[str, Any]
+"""Fields of a Subject that differ from the plan's network on torch in the plan's precision."""
+
+WAYS: Sequence[Way] = ({}, {"compile": "cuda-graphs"}, {"compile": "default"})
+"""What a GPU has found to be fastest belongs in second place: all that comes after the first may be out of time."""
+MORE: Sequence[Way] = (
+    {"compile": "default", "autocast": True}, {"autocast": True}, {"precision": "fp16"}, {"precision": "tf32"},
+    {"compile": "max-autotune"},
+)  # fmt: skip
 
 SIZES: Sequence[Size] = (
     (375, 500), (375, 500), (500, 375), (375, 500), (333, 500), (375, 500), (500, 333), (375, 500), (375, 500),
@@ -52,18 +68,20 @@ FULL = Plan(
     network="resnet50",
     dense="resnet50",
     precision="bf16",
+    ways=WAYS,
+    more=MORE,
     batch=256,
-    ladder=(256, 1024, 64, 512, 128, 32, 16),
+    ladder=(1024, 64, 512, 128, 32, 16),
     repeats=5,
     seconds=0.5,
     distinct=480,
     sizes=SIZES,
     checked=256,
     dense_checked=12,
-    single_crop=12288,
-    ten_crop=3072,
-    multiscale=1536,
-    naive_multiscale=48,
+    single_crop=6144,
+    ten_crop=1536,
+    multiscale=384,
+    naive_multiscale=24,
     scales=None,
     others=("resnet18", "resnet152", "resnet34", "resnet101"),
     latency_repeats=5,
@@ -73,8 +91,10 @@ TINY = Plan(
     network="resnet18",
     dense="resnet20.random",
     precision="bf16",
+    ways=WAYS[:2],
+    more=(),
     batch=2,
-    ladder=(2, 1),
+    ladder=(1,),
     repeats=1,
     seconds=0.01,
     distinct=64,
@@ -88,6 +108,7 @@ TINY = Plan(
     scales=(224,),
     others=("resnet20",),
     latency_repeats=1,
+    quick=True,
 )
 
 

@@ -1,4 +1,4 @@
-"""Steps 8 and 9: the repository's GPU tests, and a short training, as commands of their own."""
+"""Steps `suite` and `training`: the repository's GPU tests, and a short training, as commands of their own."""
 
 import importlib.util
 import json

@@ -1,6 +1,7 @@
 """What the worker process does: open the results, and run its steps."""
 
 import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -38,7 +39,7 @@ def work(asked: dict[str, Any]) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """End when the process that watches is gone."""
+    """End when the process that watches is gone, with all that was started here: this process leads its group."""
     while os.getppid() == parent:
         time.sleep(1)
-    os._exit(1)
+    os.killpg(os.getpid(), signal.SIGKILL)

@@ -18,6 +18,8 @@ from resnet_infer.specs import Head
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
 """Execution providers of ONNX Runtime."""
+Fusion = Literal["unfolded", "eager", "compiled", "fused"]
+"""Which kernels a network runs as; see bench/roofline.py."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +37,13 @@ class BackendInfo:
     artifact: str
     """The checkpoint's key, or the file's name."""
     versions: Mapping[str, str] = field(default_factory=dict)
+    fusion: Fusion = "fused"
+    """What follows a convolution: kernels of their own, one for all of it, or the convolution's own end."""
 
 
 Compile = Literal["default", "max-autotune", "cuda-graphs"]
-"""torch.compile: joined kernels; those and the fastest of several for every product; those and recorded launches."""
+"""torch.compile with joined kernels, or with those and the fastest of several for every product; or no compiler, but
+the launches of every size of crops recorded once and replayed, for small batches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +51,7 @@ class RunOptions:
     """How a model is to be run; each option says whom it concerns, and is an error elsewhere."""
 
     compile: Compile | None = None
-    """torch: compile the network, once for the size of crops and once for whole images of any size."""
+    """torch: compile the network, once for the size of crops and once for whole images of any size; or record it."""
     autocast: bool = False
     """torch, bf16 and fp16: keep fp32 weights and let autocast choose the type of every operation."""
 

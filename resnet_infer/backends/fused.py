@@ -1,105 +1,120 @@
-"""A residual network whose kernels each do all that follows a convolution; how each product is cut is found by trial.
+"""A residual network of few kernels for GPUs: every convolution applies bias, addition and ReLU before it writes.
+
+A large GPU spends a ResNet's time on memory, not on arithmetic, so what matters is how often an activation is written
+and read. PyTorch runs a convolution, the addition and ReLU as kernels of their own, torch.compile joins all but the
+convolution; cuDNN has them in one, and needs no compilation. The stem is in stem_kernels.py.
 
 Shapes: B images, H and W pixels, C channels, K classes.
 """
 
-from collections.abc import Callable
+import importlib.util
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnet_infer.backends.base import Normalize
-from resnet_infer.backends.conv_kernels import TILINGS, Convolution, Stem, Tiling, max_pool
 from resnet_infer.model.resnet import Block, ResNet
-from resnet_infer.specs import ModelSpec
 
-TRIED = 4
-"""Runs of a tiling that are timed, after one that compiles it."""
-Key = tuple[object, ...]
+HALF = (torch.bfloat16, torch.float16)
 
 
-def fusible(spec: ModelSpec) -> bool:
-    """Whether the kernels take this network: the ImageNet stem, and channels in multiples of 64."""
-    widths = (spec.stem_width, *spec.widths)
-    return spec.stem == "imagenet" and spec.shortcut != "A" and all(width % 64 == 0 for width in widths)
+def fusible(net: ResNet, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether `FusedResNet` runs this network here: CUDA, half precision, one mean a channel."""
+    return device.type == "cuda" and dtype in HALF and net.input_offset is None
 
 
 class FusedResNet(nn.Module):
-    """`ResNet` for uint8 pixels, on a GPU: normalised, and with the same heads."""
+    """A folded `ResNet` that takes pixels and has the same heads."""
 
-    def __init__(self, net: ResNet, normalize: Normalize) -> None:
-        """`net` is folded, in half precision and on its device."""
+    def __init__(self, net: ResNet, normalize: Normalize, dtype: torch.dtype) -> None:
+        """`net` is in fp32, with batch norm folded and on its device; the copy that is made is in `dtype`."""
         super().__init__()
-        self.spec, self.fc = net.spec, net.fc
-        self._stem = Stem(net.conv1, normalize.scale, normalize.shift)
-        blocks = [block for stage in net.stages for block in net.get_submodule(stage)]
-        self._blocks = [_Block(block) for block in blocks if isinstance(block, Block)]
-        self._tilings: dict[Key, Tiling] = {}
+        self.spec, self.dtype, self.normalize = net.spec, dtype, normalize
+        self.fc = nn.Linear(net.fc.in_features, net.fc.out_features, device="meta")
+        self.fc.weight = nn.Parameter(net.fc.weight.to(dtype), requires_grad=False)
+        self.fc.bias = nn.Parameter(net.fc.bias.to(dtype), requires_grad=False)
+        self.stem = Convolution(net.conv1, dtype)
+        self.pools = net.spec.stem == "imagenet"
+        self.squares = self.pools and net.fc.weight.is_cuda and importlib.util.find_spec("triton") is not None
+        if self.squares:
+            from resnet_infer.backends.stem_kernels import square_weight
+
+            self.stem.weight = _channels_last(square_weight(net.conv1.weight), dtype)
+            self.stem.how = ((1, 1), (0, 0), (1, 1), 1)
+        blocks = [block for stage in net.stages for block in net.get_submodule(stage).children()]
+        self.blocks = [FusedBlock(block, dtype) for block in blocks if isinstance(block, Block)]
 
     def features(self, x_BCHW: Tensor) -> Tensor:
-        """The last feature map of uint8 pixels. Shapes: (B, 3, H, W) -> (B, C, ceil(H / 32), ceil(W / 32))."""
-        rows = x_BCHW.shape[0] * x_BCHW.shape[2] * x_BCHW.shape[3] // 4
-        x_BHWC = self._best(("stem", rows.bit_length()), self._stem.channels, lambda how: self._stem(x_BCHW, how))
-        x_BHWC = max_pool(x_BHWC)
-        for block in self._blocks:
-            x_BHWC = block(x_BHWC, self._conv)
-        return x_BHWC.permute(0, 3, 1, 2)
+        """The last feature map of pixels. Shapes: uint8 (B, 3, H, W) -> (B, C, h, w), as `ResNet.features`."""
+        if self.squares:
+            from resnet_infer.backends.stem_kernels import max_pool, squares
+
+            scale_C, shift_C = self.normalize.scale.flatten(), self.normalize.shift.flatten()
+            x_BCHW = max_pool(self.stem(squares(x_BCHW, scale_C, shift_C, self.dtype)))
+        else:
+            x_BCHW = self.normalize(x_BCHW).to(self.dtype, memory_format=torch.channels_last)
+            x_BCHW = self.stem(x_BCHW)
+            x_BCHW = F.max_pool2d(x_BCHW, 3, 2, padding=1) if self.pools else x_BCHW
+        for block in self.blocks:
+            x_BCHW = block(x_BCHW)
+        return x_BCHW
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Logits after global average pooling. Shapes: (B, 3, H, W) -> (B, K)."""
+        """Logits after global average pooling. Shapes: uint8 (B, 3, H, W) -> (B, K)."""
         logits: Tensor = self.fc(self.features(x_BCHW).mean((2, 3)))
         return logits
 
-    def _conv(
-        self, conv: Convolution, x_BHWC: Tensor, *, added: Tensor | None = None, second: Tensor | None = None
-    ) -> Tensor:
-        rows = x_BHWC.shape[0] * x_BHWC.shape[1] * x_BHWC.shape[2] // conv.stride**2
-        joined = (added is not None, conv.second_depth if second is not None else 0)
-        key = (conv.kernel, conv.stride, conv.depth, conv.channels, *joined, rows.bit_length())
-        return self._best(key, conv.channels, lambda how: conv(x_BHWC, how, added=added, second=second))
 
-    def _best(self, key: Key, channels: int, run: Callable[[Tiling], Tensor]) -> Tensor:
-        if key not in self._tilings:
-            fitting = [tiling for tiling in TILINGS if channels % tiling.channels == 0]
-            self._tilings[key] = min(fitting, key=lambda tiling: milliseconds(run, tiling))
-        return run(self._tilings[key])
+class Convolution:
+    """A convolution with bias and ReLU, and an addition before it if there is one."""
+
+    def __init__(self, conv: nn.Conv2d, dtype: torch.dtype, *, more_bias: Tensor | None = None) -> None:
+        """`more_bias` is of what will be added."""
+        self.weight = _channels_last(conv.weight, dtype)
+        bias = torch.zeros(conv.out_channels, device=conv.weight.device) if conv.bias is None else conv.bias.detach()
+        self.bias = (bias if more_bias is None else bias + more_bias).to(dtype)
+        assert not isinstance(conv.padding, str)
+        self.how = (conv.stride, conv.padding, conv.dilation, conv.groups)
+
+    def __call__(self, x_BCHW: Tensor, added_BCHW: Tensor | None = None) -> Tensor:
+        """Channels innermost in memory; `added_BCHW` has the result's shape."""
+        if x_BCHW.device.type == "cpu":
+            y_BCHW = F.conv2d(x_BCHW, self.weight, self.bias, *self.how)
+            return F.relu(y_BCHW if added_BCHW is None else y_BCHW + added_BCHW)
+        if added_BCHW is None:
+            return torch.cudnn_convolution_relu(x_BCHW, self.weight, self.bias, *self.how)
+        return torch.cudnn_convolution_add_relu(x_BCHW, self.weight, added_BCHW, 1.0, self.bias, *self.how)
 
 
-class _Block:
-    """A basic or bottleneck block; a projection shortcut is part of the last convolution."""
+class FusedBlock:
+    """A basic or bottleneck block. A projection's bias is added with the last convolution's."""
 
-    def __init__(self, block: Block) -> None:
+    def __init__(self, block: Block, dtype: torch.dtype) -> None:
         convs = [block.conv1, block.conv2, *([block.conv3] if block.bottleneck else [])]
-        projection = block.downsample[0] if isinstance(block.downsample, nn.Sequential) else None
-        self.first = [Convolution(conv) for conv in convs[:-1]]
-        self.last = Convolution(convs[-1], second=projection if isinstance(projection, nn.Conv2d) else None)
-        self.plain = block.plain
+        self.plain, self.shortcut, bias = block.plain, block.downsample, None
+        self.projection: Tensor | None = None
+        if isinstance(self.shortcut, nn.Sequential):
+            conv = self.shortcut[0]
+            assert isinstance(conv, nn.Conv2d)
+            self.projection, self.stride = _channels_last(conv.weight, dtype), conv.stride[0]
+            bias = conv.bias.detach() if conv.bias is not None else None
+        self.first = [Convolution(conv, dtype) for conv in convs[:-1]]
+        self.last = Convolution(convs[-1], dtype, more_bias=bias)
 
-    def __call__(self, x_BHWC: Tensor, run: Callable[..., Tensor]) -> Tensor:
-        y_BHWC = x_BHWC
+    def __call__(self, x_BCHW: Tensor) -> Tensor:
+        """Shapes: (B, C, H, W) -> (B, C_out, ceil(H / stride), ceil(W / stride))."""
+        y_BCHW = x_BCHW
         for conv in self.first:
-            y_BHWC = run(conv, y_BHWC)
+            y_BCHW = conv(y_BCHW)
         if self.plain:
-            return run(self.last, y_BHWC)
-        if self.last.second_depth:
-            return run(self.last, y_BHWC, second=x_BHWC)
-        return run(self.last, y_BHWC, added=x_BHWC)
+            return self.last(y_BCHW)
+        if self.projection is not None:
+            x_BCHW = F.conv2d(x_BCHW, self.projection, None, self.stride)
+        elif self.shortcut is not None:
+            x_BCHW = self.shortcut(x_BCHW)
+        return self.last(y_BCHW, x_BCHW)
 
 
-def milliseconds(run: Callable[[Tiling], Tensor], tiling: Tiling) -> float:
-    """The shortest of a few runs; infinity for a tiling that does not fit this device."""
-    try:
-        run(tiling)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:
-        if "out of resource" in str(error):
-            return float("inf")
-        raise
-    marks = [torch.cuda.Event(enable_timing=True) for _ in range(TRIED + 1)]  # type: ignore[no-untyped-call]
-    marks[0].record()
-    for mark in marks[1:]:
-        run(tiling)
-        mark.record()
-    torch.cuda.synchronize()
-    return min(before.elapsed_time(after) for before, after in zip(marks, marks[1:], strict=False))
+def _channels_last(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    return weight.detach().to(dtype).contiguous(memory_format=torch.channels_last)

@@ -18,14 +18,16 @@ import torch
 from torch import Tensor
 
 from resnet_infer.backends.base import Backend
-from resnet_infer.data.transfer import Upload, fetch
 from resnet_infer.batching import Runs, plan, reduce_map
+from resnet_infer.bench.energy import Meter
 from resnet_infer.data.render import distinct_tiles
+from resnet_infer.data.transfer import Upload, fetch
 from resnet_infer.errors import BackendError, OutOfMemory
 from resnet_infer.protocols import Protocol, Size
 from resnet_infer.report.measurements import ShapeTime
 from resnet_infer.shapes import range_for
 
+CPU = torch.device("cpu")
 PERCENTILES = (50, 90, 95, 99)
 WARM_UP_S = 0.5
 """For every shape, on a GPU: clocks rise, libraries choose kernels."""
@@ -60,6 +62,8 @@ class Timing:
     latencies_ms: tuple[float, ...] = ()
     """Every batch of every repeat, one pass of it."""
     shapes: tuple[ShapeTime, ...] = ()
+    watts: float = 0.0
+    """Mean power of the GPU in the repeats; 0 where unknown."""
 
     @property
     def images_per_s(self) -> float:
@@ -131,8 +135,10 @@ def _measure(
         max(1, round(seconds * share / total / step.expected_s)) for share, step in zip(shares, steps, strict=True)
     ]
     per_repeat: list[float] = []
+    meter = Meter(steps[0].device)
     for _ in range(repeats):
-        times = [step.repeat(count) for step, count in zip(steps, counts, strict=True)]
+        with meter.running():
+            times = [step.repeat(count) for step, count in zip(steps, counts, strict=True)]
         per_repeat.append(sum(t / step.batch * step.work.tiles_per_image for t, step in zip(times, steps, strict=True)))
     images = max(1.0, batch_size / sum(work.passes_per_image for work in needed))
     return Timing(
@@ -142,6 +148,7 @@ def _measure(
         batch_size=batch_size,
         latencies_ms=tuple(ms for step in steps for ms in step.latencies_ms),
         shapes=tuple(_by_shape(steps)),
+        watts=meter.watts,
     )
 
 
@@ -241,20 +248,29 @@ def _by_shape(steps: Sequence[_Step]) -> Iterator[ShapeTime]:
 
 
 def measure_path(
-    run: Callable[[], int], *, repeats: int, before: Callable[[], None] = lambda: None, warm_up: bool = True
+    run: Callable[[], int],
+    *,
+    repeats: int,
+    device: torch.device = CPU,
+    before: Callable[[], None] = lambda: None,
+    warm_up: bool = True,
 ) -> Timing:
-    """Time the whole path: `run` scores all images once and gives their number; `before` goes ahead, not timed."""
+    """Time the whole path: `run` scores all images once and gives their number; `before` goes ahead, not timed.
+
+    The power is that of `device`.
+    """
     begun = time.perf_counter()
     if warm_up:
         run()
     first = time.perf_counter() - begun
-    seconds, images = [], 0
+    seconds, images, meter = [], 0, Meter(device)
     for _ in range(repeats):
         before()
-        start = time.perf_counter()
-        images = run()
-        seconds.append(time.perf_counter() - start)
-    return Timing(images=images, seconds=tuple(seconds), first_run_s=first)
+        with meter.running():
+            start = time.perf_counter()
+            images = run()
+            seconds.append(time.perf_counter() - start)
+    return Timing(images=images, seconds=tuple(seconds), first_run_s=first, watts=meter.watts)
 
 
 @contextmanager

@@ -6,17 +6,17 @@ kernels do not overlap (Williams et al. 2009, one layer at a time). What the ker
     unfolded   convolution, batch norm, ReLU and addition each read and write memory: plain PyTorch
     eager      batch norm folded into the convolution; ReLU and addition apart: our torch backend
     compiled   one convolution and one kernel for all that follows it: torch.compile
-    fused      everything in the convolution: ONNX Runtime, OpenVINO, TensorRT
+    fused      everything in the convolution: our torch backend on CUDA in half precision, ONNX Runtime, TensorRT
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from resnet_infer.backends.base import Fusion
 from resnet_infer.precisions import Precision
 from resnet_infer.specs import Conv, ModelSpec, halve
 
-Fusion = Literal["unfolded", "eager", "compiled", "fused"]
 BYTES: dict[Precision, int] = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "int8": 1, "fp8": 1}
 """Of one activation."""
 TENSOR_CORE_CHANNELS = 8
@@ -110,10 +110,3 @@ def roof(
         seconds["compute" if compute > memory else "memory"] += max(compute, memory)
     bound: Literal["compute", "memory"] = "compute" if seconds["compute"] > seconds["memory"] else "memory"
     return Roof(sum(seconds.values()), bound)
-
-
-def fusion_of(backend: str, compiled: bool) -> Fusion:
-    """What a backend fuses."""
-    if backend != "torch":
-        return "fused"
-    return "compiled" if compiled else "eager"

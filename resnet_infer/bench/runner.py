@@ -9,7 +9,7 @@ import torch
 from resnet_infer.agreement import truth_of
 from resnet_infer.backends.load import Model
 from resnet_infer.bench.measure import Timing, measure_network, measure_path, peak_memory, works
-from resnet_infer.bench.roofline import fusion_of, roof
+from resnet_infer.bench.roofline import roof
 from resnet_infer.bench.subjects import Opener
 from resnet_infer.bench.sweep import RANDOM, Cell, Subject, Sweep
 from resnet_infer.data.decode import decode
@@ -110,7 +110,8 @@ class Runner:
         counted = None
         if self._labelled(model, cell):
             counted = evaluate(model, [protocol], source, on_error="skip", **kept)[0]
-        return measure_path(once, repeats=sweep.repeats, warm_up=counted is None), counted
+        device = torch.device(model.backend.info.device)
+        return measure_path(once, repeats=sweep.repeats, device=device, warm_up=counted is None), counted
 
     def _labelled(self, model: Model, cell: Cell) -> bool:
         """Whether the data's classes are the model's: then errors are counted, in the warm-up."""
@@ -167,6 +168,7 @@ class Runner:
             roof_fraction=rate / ceiling if ceiling else 0.0,
             bound=bound,
             network_fraction=rate / network if network else 0.0,
+            joules_per_image=timing.watts / rate if rate else 0.0,
             top1_err=errors.top1_err if errors else None,
             top1_err_ci95=errors.top1_err_ci95 if errors else None,
             top1_images=errors.images if errors else 0,
@@ -179,11 +181,10 @@ class Runner:
         if ceilings is None or not (peak := ceilings.matmul_tflop_per_s.get(info.precision, 0.0)):
             return 0.0, ""
         seconds = {"compute": 0.0, "memory": 0.0, "transfer": 0.0, "decoding": 0.0}
-        fusion = fusion_of(info.name, cell.subject.compile != "none")
         moved = 0.0
         for work in works(protocol, sizes):
             least = roof(
-                spec, work.height, work.width, fusion, info.precision,
+                spec, work.height, work.width, info.fusion, info.precision,
                 tflop_per_s=peak, gb_per_s=ceilings.copy_gb_per_s, tensor_cores=info.device != "cpu",
             )  # fmt: skip
             seconds[least.bound] += work.passes_per_image * least.seconds

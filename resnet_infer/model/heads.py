@@ -4,17 +4,33 @@ Source: the authors' release pools 7x7 with stride 1 before the classifier, so i
 stride-1 average pool and the classifier as a 1x1 convolution (He et al. 2015, section 3.4).
 """
 
+from typing import Protocol
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnet_infer.model.resnet import ResNet
-from resnet_infer.specs import Head
+from resnet_infer.specs import Head, ModelSpec
+
+
+class Trunk(Protocol):
+    """A `ResNet`, or another form of one."""
+
+    spec: ModelSpec
+    fc: nn.Linear
+
+    def features(self, x_BCHW: Tensor) -> Tensor:
+        """The last feature map."""
+        ...
+
+    def __call__(self, x_BCHW: Tensor) -> Tensor:
+        """Pooled logits."""
+        ...
 
 
 class PooledHead(nn.Module):
     """Global average pooling and the classifier."""
 
-    def __init__(self, net: ResNet) -> None:
+    def __init__(self, net: Trunk) -> None:
         super().__init__()
         self.net = net
 
@@ -27,7 +43,7 @@ class PooledHead(nn.Module):
 class DenseHead(nn.Module):
     """The classifier at every position of the pooling window: a map of logits."""
 
-    def __init__(self, net: ResNet) -> None:
+    def __init__(self, net: Trunk) -> None:
         super().__init__()
         self.net = net
         self.window = net.spec.window
@@ -38,6 +54,6 @@ class DenseHead(nn.Module):
         return F.conv2d(pooled_BCHW, self.net.fc.weight[:, :, None, None], self.net.fc.bias)
 
 
-def with_head(net: ResNet, head: Head) -> PooledHead | DenseHead:
+def with_head(net: Trunk, head: Head) -> PooledHead | DenseHead:
     """The network ending in this head; weights are shared, not copied."""
     return PooledHead(net) if head == "pooled" else DenseHead(net)

@@ -79,6 +79,8 @@ class BenchRow:
     """What sets the roof: compute, memory, transfer or decoding."""
     network_fraction: float = 0.0
     """images_per_s over the same subject's network-only rate: how busy the network is kept. 0 where unknown."""
+    joules_per_image: float = 0.0
+    """Of the whole GPU, host excluded; 0 where there is none or it does not tell."""
     top1_err: float | None = None
     top1_err_ci95: tuple[float, float] | None = None
     top1_images: int = 0

@@ -79,6 +79,7 @@ COLUMNS = (
     Column("roof, images/s", lambda row: q.rate(row.roof_images_per_s) if row.roof_images_per_s else ""),
     Column("bound by", lambda row: row.bound, 0),
     Column("network busy", lambda row: q.percent(row.network_fraction) if row.network_fraction else ""),
+    Column("J/image", lambda row: q.three_digits(row.joules_per_image) if row.joules_per_image else ""),
     Column("top-1 err %", _top1),
     Column("repeats", lambda row: str(len(row.seconds) or "")),
     Column("GMAC/image", lambda row: q.three_digits(row.gmacs) if row.gmacs else ""),
@@ -97,6 +98,7 @@ ORDERS = (
     Order("batch", lambda row: row.batch_size, rising=True),
     Order("top-1 error", lambda row: row.top1_err, rising=True),
     Order("CV", lambda row: row.cv_pct if row.images_per_s else None),
+    Order("J/image", lambda row: row.joules_per_image or None, rising=True),
     Order("peak memory", lambda row: row.peak_memory_mib or None),
 )
 

@@ -1,10 +1,12 @@
 """The torch backend against the bare module, in every precision that the CPU has."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
 from resnet_infer.backends.pytorch import TorchBackend, torch_device
-from resnet_infer.errors import BackendError, UsageError
+from resnet_infer.errors import BackendError, OutOfMemory, UsageError
 from resnet_infer.manifest import Manifest
 from resnet_infer.model.checkpoints import Checkpoint
 from resnet_infer.model.resnet import build
@@ -96,6 +98,60 @@ def test_ways_to_run_that_cannot_be_are_usage_errors(checkpoint: Checkpoint) -> 
         TorchBackend(checkpoint, "cpu", autocast=True)
     with pytest.raises(UsageError, match="cuda-graphs is for CUDA"):
         TorchBackend(checkpoint, "cpu", compile="cuda-graphs")
+
+
+def limited(backend: TorchBackend, most: int) -> list[int]:
+    """Have the backend's passes run out of memory above `most` tiles; the list fills with the sizes that are tried."""
+    tried: list[int] = []
+    for head, forward in list(backend._forward.items()):
+
+        def run(x_BCHW: torch.Tensor, forward: Callable[[torch.Tensor], torch.Tensor] = forward) -> torch.Tensor:
+            tried.append(len(x_BCHW))
+            if len(x_BCHW) > most:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return forward(x_BCHW)
+
+        backend._forward[head] = run
+    return tried
+
+
+def test_a_compiled_network_recovers_from_running_out_of_memory(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda forward, **how: forward)
+    backend = TorchBackend(checkpoint, "cpu", compile="default")
+    tried = limited(backend, 4)
+    x_BCHW = images(8, 32, 32)
+    with pytest.raises(OutOfMemory, match="a batch of 8 at 32x32"):
+        backend.run(x_BCHW, "pooled")
+    halves = torch.cat([backend.run(x_BCHW[:4], "pooled"), backend.run(x_BCHW[4:7], "pooled")])
+    assert tried == [8, 4, 4]
+    torch.testing.assert_close(halves[:, :, 0, 0], by_hand(checkpoint, x_BCHW[:7]), rtol=1e-4, atol=1e-4)
+
+
+def test_a_lone_whole_image_is_run_as_two(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda forward, **how: forward)
+    backend = TorchBackend(checkpoint, "cpu", compile="default")
+    tried = limited(backend, 99)
+    x_BCHW = images(3, 40, 56)
+    alone = backend.run(x_BCHW[:1], "dense")
+    assert tried == [2]
+    assert len(alone) == 1
+    torch.testing.assert_close(alone, backend.run(x_BCHW, "dense")[:1], rtol=1e-4, atol=1e-4)
+
+
+def test_too_many_compilations_are_a_line(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(x_BCHW: torch.Tensor) -> torch.Tensor:
+        raise torch._dynamo.exc.FailOnRecompileLimitHit("recompile_limit reached")
+
+    monkeypatch.setattr(torch, "compile", lambda forward, **how: refuses)
+    with pytest.raises(BackendError, match=r"random: torch\.compile has .* the last 40x32; leave out --compile"):
+        TorchBackend(checkpoint, "cpu", compile="default").run(images(2, 32, 40), "pooled")
+
+
+def test_a_backend_says_what_it_fuses(checkpoint: Checkpoint) -> None:
+    assert TorchBackend(checkpoint, "cpu").info.fusion == "eager"
+    assert TorchBackend(checkpoint, "cpu", compile="default").info.fusion == "compiled"
 
 
 def test_dense_map_has_one_score_a_window(checkpoint: Checkpoint) -> None:

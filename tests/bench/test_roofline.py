@@ -2,7 +2,8 @@
 
 import pytest
 
-from resnet_infer.bench.roofline import Fusion, fusion_of, kernels, roof
+from resnet_infer.backends.base import Fusion
+from resnet_infer.bench.roofline import kernels, roof
 from resnet_infer.specs import spec_from_name
 
 NETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
@@ -55,9 +56,3 @@ def test_what_binds_is_what_is_slow() -> None:
     fast_arithmetic = roof(spec, 224, 224, "fused", "fp32", tflop_per_s=1e9, gb_per_s=100)
     assert fast_arithmetic.bound == "memory"
     assert fast_arithmetic.seconds == pytest.approx(2 * 56.8e6 / 100e9, rel=0.002)
-
-
-def test_backends_fuse_what_they_are_known_to() -> None:
-    assert [fusion_of("torch", False), fusion_of("torch", True), fusion_of("onnxruntime", False)] == [
-        "eager", "compiled", "fused",
-    ]  # fmt: skip

@@ -57,7 +57,7 @@ def made_row(
         peak_memory_mib=700 + 21.5 * batch, build_s=41.0 if backend == "tensorrt" else 0.0, first_run_s=3.2,
         gmacs=GMACS[protocol], roof_images_per_s=roof, roof_fraction=statistics.median(rates) / roof,
         bound={"network": "memory", "transfer": "transfer"}.get(measurement, "decoding"),
-        network_fraction={"memory": 0.41, "files": 0.38}.get(measurement, 0.0),
+        joules_per_image=690 / rate, network_fraction={"memory": 0.41, "files": 0.38}.get(measurement, 0.0),
         top1_err=error, top1_err_ci95=(error - 1.15, error + 1.2), top1_images=5000,
     )  # fmt: skip
     return replace(defaults, **changed)

@@ -75,12 +75,12 @@ def _conv(
     weights = w_ptr + n[None, :] * (KERNEL_H * KERNEL_W * depth) + k[:, None]
     if KERNEL_H * KERNEL_W == 1 and STRIDE == 1:
         values = x_ptr + m[:, None].to(tl.int64) * depth + k[None, :]
-        for step in range(0, steps):
+        for step in range(steps):
             a = tl.load(values + step * DEPTH, mask=there[:, None], other=0.0)
             b = tl.load(weights + step * DEPTH)
             total = tl.dot(a, b, total)
     else:
-        for step in range(0, KERNEL_H * KERNEL_W * steps):
+        for step in range(KERNEL_H * KERNEL_W * steps):
             tap = step // steps
             row = y * STRIDE + tap // KERNEL_W - PAD
             column = x * STRIDE + tap % KERNEL_W - PAD
@@ -95,7 +95,7 @@ def _conv(
         source = (image.to(tl.int64) * second_height + y * SECOND_STRIDE) * second_width + x * SECOND_STRIDE
         values = second_x_ptr + source[:, None] * second_depth + k[None, :]
         weights = second_w_ptr + n[None, :] * second_depth + k[:, None]
-        for step in range(0, second_depth // DEPTH):
+        for step in range(second_depth // DEPTH):
             a = tl.load(values + step * DEPTH, mask=there[:, None], other=0.0)
             b = tl.load(weights + step * DEPTH)
             total = tl.dot(a, b, total)

@@ -1,0 +1,110 @@
+"""The fused network against the plain one: its blocks on the CPU, its kernels interpreted, all of it on a GPU."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from resnet_infer.backends import fused
+from resnet_infer.backends.base import Normalize
+from resnet_infer.backends.pytorch import TorchBackend
+from resnet_infer.bench.subjects import random_checkpoint
+from resnet_infer.errors import UsageError
+from resnet_infer.model.fold import fold_batch_norm
+from resnet_infer.model.heads import with_head
+from resnet_infer.model.resnet import build
+from resnet_infer.specs import Head
+
+NAMES = ("resnet18.random", "resnet50.random", "resnet50-v1.random", "plain18.random", "resnet20.random")
+"""Both blocks, both strides, all shortcuts, none, both stems."""
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def pixels(batch: int, height: int, width: int) -> torch.Tensor:
+    return torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("head", ["pooled", "dense"])
+@pytest.mark.parametrize("name", NAMES)
+def test_fused_blocks_compute_what_the_plain_ones_do(name: str, head: Head) -> None:
+    checkpoint = random_checkpoint(name)
+    net = fold_batch_norm(build(checkpoint.manifest.spec, dict(checkpoint.state_dict)))
+    normalize = Normalize(checkpoint.manifest.preprocessing, "cpu")
+    x_BCHW = pixels(2, 225, 240) if net.spec.stem == "imagenet" else pixels(2, 33, 40)
+    with torch.inference_mode():
+        expected = with_head(net, head)(normalize(x_BCHW))
+        actual = with_head(fused.FusedResNet(net, normalize, torch.float32), head)(x_BCHW)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_kernels_compute_what_their_formulas_say() -> None:
+    pytest.importorskip("triton")
+    script = Path(__file__).with_name("interpreted_kernels.py")
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, check=False,
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["6", "stems", "6", "pools"]
+
+
+def test_half_precision_on_a_gpu_is_fused_and_nothing_else() -> None:
+    checkpoint = random_checkpoint("resnet20.random")
+    net = build(checkpoint.manifest.spec, dict(checkpoint.state_dict))
+    gpu, cpu = torch.device("cuda", 0), torch.device("cpu")
+    assert fused.fusible(net, gpu, torch.bfloat16)
+    assert fused.fusible(net, gpu, torch.float16)
+    assert not fused.fusible(net, gpu, torch.float32)
+    assert not fused.fusible(net, cpu, torch.bfloat16)
+    net.input_offset = torch.zeros(3, 32, 32)
+    assert not fused.fusible(net, gpu, torch.bfloat16)
+
+
+@pytest.mark.gpu
+@gpu
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("name", NAMES)
+def test_on_a_gpu_fused_scores_are_as_near_to_fp32_as_plain_ones(name: str, precision: str) -> None:
+    checkpoint = random_checkpoint(name)
+    heads: tuple[Head, ...] = ("pooled", "dense")
+    exact = TorchBackend(checkpoint, "cpu")
+    plain = TorchBackend(checkpoint, "cuda", precision, fused=False)  # type: ignore[arg-type]
+    ours = TorchBackend(checkpoint, "cuda", precision)  # type: ignore[arg-type]
+    assert (plain.info.fusion, ours.info.fusion) == ("eager", "fused")
+    for head in heads:
+        x_BCHW = pixels(3, 225, 250) if exact.shapes[0].opt[1] == 224 else pixels(3, 33, 47)
+        for given in (x_BCHW, x_BCHW.flip(0, 3), x_BCHW.contiguous(memory_format=torch.channels_last)):
+            expected = exact.run(given, head)
+            off, theirs = (float((b.run(given, head).cpu() - expected).abs().max()) for b in (ours, plain))
+            assert off <= 2 * theirs + 1e-3 * float(expected.abs().max())
+
+
+@pytest.mark.gpu
+@gpu
+def test_fused_convolutions_read_no_memory_that_nobody_wrote() -> None:
+    """PyTorch hands cuDNN the unwritten output as the addend, times zero: were it read, NaN would come out."""
+    conv = torch.nn.Conv2d(64, 128, 3, padding=1).cuda()
+    with torch.inference_mode():
+        run = fused.Convolution(conv, torch.bfloat16)
+        x_BCHW = torch.randn(8, 64, 56, 56, device="cuda", dtype=torch.bfloat16)
+        x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
+        for _ in range(3):
+            poison = torch.full((8, 128, 56, 56), float("nan"), device="cuda", dtype=torch.bfloat16)
+            del poison  # the result is given this block
+            assert bool(torch.isfinite(run(x_BCHW)).all())
+
+
+@pytest.mark.gpu
+@gpu
+def test_recorded_launches_give_each_batch_its_own_scores() -> None:
+    checkpoint = random_checkpoint("resnet18.random")
+    recorded = TorchBackend(checkpoint, "cuda", "bf16", compile="cuda-graphs")
+    launched = TorchBackend(checkpoint, "cuda", "bf16")
+    x_BCHW = pixels(4, 224, 224)
+    for given in (x_BCHW, x_BCHW.flip(0, 3), x_BCHW, x_BCHW.flip(3), x_BCHW[:3]):
+        torch.testing.assert_close(recorded.run(given, "pooled"), launched.run(given, "pooled"), rtol=1e-2, atol=1e-2)
+    with pytest.raises(UsageError, match="records one size"):
+        recorded.run(x_BCHW, "dense")
