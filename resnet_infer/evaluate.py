@@ -33,6 +33,8 @@ from resnet_infer.verdicts import rank_of
 
 __all__ = ["TOP_K", "OnError", "evaluate", "evaluate_together", "rank_of", "wilson_interval"]
 
+SILENT = "nothing is counted; see what became of it (--rank-timeout waits longer)"
+
 OnError = Literal["fail", "skip", "count-wrong"]
 
 
@@ -114,7 +116,7 @@ def evaluate_together(
             image_timeout_s=image_timeout_s,
             crew=crew,
         )
-        roll = RollCall(group, advance)
+        roll = RollCall(group, advance, remedy=SILENT)
         advance(there)
         begun = time.perf_counter()
         returned = np.zeros(len(source.samples), np.bool_)

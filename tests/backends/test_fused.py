@@ -45,7 +45,7 @@ def test_kernels_compute_what_their_formulas_say() -> None:
     script = Path(__file__).with_name("interpreted_kernels.py")
     done = subprocess.run(
         [sys.executable, str(script)], capture_output=True, text=True, check=False,
-        env=os.environ | {"TRITON_INTERPRET": "1"},
+        env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["6", "stems", "6", "pools"]
