@@ -119,7 +119,7 @@ def our_batches(photos: Sequence[bytes], protocol: Protocol, normalize: Normaliz
     buckets: Buckets[tuple[int, int, Runs], Tensor] = Buckets(DEFAULT_BATCH["cpu", "imagenet"] * 224 * 224)
 
     def normalised(runs: Runs, tiles: list[Tensor]) -> Iterator[Tensor]:
-        x_BCHW = torch.stack(tiles).permute(0, 3, 1, 2)
+        x_BCHW = torch.cat(tiles).permute(0, 3, 1, 2)
         for run in runs:
             yield normalize(x_BCHW.flip(3) if run.mirrored else x_BCHW)
 
@@ -127,7 +127,7 @@ def our_batches(photos: Sequence[bytes], protocol: Protocol, normalize: Normaliz
         size, tiles = our_tiles(data, protocol)
         for tile_HWC, runs in zip(tiles, plan((protocol,), *size), strict=True):
             height, width = tile_HWC.shape[:2]
-            for due, entries in buckets.add((height, width, runs), height * width, tile_HWC):
+            for due, entries in buckets.add((height, width, runs), height * width, tile_HWC[None]):
                 yield from normalised(due[2], entries)
     for due, entries in buckets.rest():
         yield from normalised(due[2], entries)

@@ -1,21 +1,28 @@
 """The page of an evaluation: its figures are the metrics', whatever the number of classes and their names."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from resnet_infer.metrics import BINS, Metrics
 from resnet_infer.report.eval_page import MATRIX_CLASSES, SHOWN, eval_page
 from resnet_infer.report.rows import EvalRow
+from resnet_infer.verdicts import judged, verdicts_of
+
+
+def counted(truth_N: Tensor, p_NK: Tensor, real: Sequence[set[int]] | None = None) -> Metrics:
+    metrics = Metrics(p_NK.shape[1])
+    metrics.add(truth_N, verdicts_of(judged(p_NK[:, None], truth_N, metrics=True, real=real)[:, 0]))
+    return metrics
 
 
 def row_of(classes: int, images: int, names: dict[int, str], **changed: Any) -> EvalRow:
     rng = torch.Generator().manual_seed(classes)
-    metrics = Metrics(classes)
-    for p_K in (3 * torch.randn(images, classes, generator=rng)).softmax(1):
-        metrics.add(int(torch.randint(classes, (1,), generator=rng)), p_K, changed.get("real"))
-    values = metrics.to_dict(names.get)
+    p_NK = (3 * torch.randn(images, classes, generator=rng)).softmax(1)
+    real = [changed["real"]] * images if "real" in changed else None
+    values = counted(torch.randint(classes, (images,), generator=rng), p_NK, real).to_dict(names.get)
     return EvalRow(
         model=changed.get("model", "net"), architecture="resnet20", data=changed.get("data", "data.zip"),
         protocol="single-crop", views="centre crop", head="pooled", backend="torch", device="cpu", precision="fp32",
@@ -58,8 +65,7 @@ def test_names_of_all_kinds_are_escaped(hostile: str, assert_harmless: Callable[
 
 
 def test_a_model_without_errors_has_a_page() -> None:
-    metrics = Metrics(2)
-    metrics.add(0, torch.tensor([1.0, 0.0]))
+    metrics = counted(torch.tensor([0]), torch.tensor([[1.0, 0.0]]))
     row = row_of(2, 5, {})
     perfect = type(row)(**{**{f: getattr(row, f) for f in row.__dataclass_fields__}, "metrics": metrics.to_dict()})
     assert "every image is right" in eval_page([perfect])
