@@ -29,6 +29,8 @@ from resnet_infer.tally import Tally, rank_of, records_of, wilson_interval
 
 __all__ = ["TOP_K", "OnError", "evaluate", "evaluate_together", "rank_of", "wilson_interval"]
 
+SILENT = "nothing is counted; see what became of it (--rank-timeout waits longer)"
+
 OnError = Literal["fail", "skip", "count-wrong"]
 
 
@@ -105,7 +107,7 @@ def evaluate_together(
             offload=offload,
             image_timeout_s=image_timeout_s,
         )
-        roll = RollCall(group, advance)
+        roll = RollCall(group, advance, remedy=SILENT)
         advance(there)
         begun = time.perf_counter()
         returned = bytearray(len(source.samples))

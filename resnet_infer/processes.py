@@ -48,8 +48,9 @@ class Processes:
         """The mean over the processes of a tensor."""
         if self.world > 1:
             value = value.to(self.device)
-            dist.all_reduce(value)
-            value = value / self.world
+            with _exchange():
+                dist.all_reduce(value)
+                value = value / self.world
         return value
 
     def largest(self, flag: int) -> int:
@@ -57,8 +58,9 @@ class Processes:
         if self.world == 1:
             return flag
         flags = torch.tensor([flag], device=self.device)
-        dist.all_reduce(flags, dist.ReduceOp.MAX)
-        return int(flags)
+        with _exchange():
+            dist.all_reduce(flags, dist.ReduceOp.MAX)
+            return int(flags)
 
     def from_leader(self, value: Any) -> Any:
         """What the leading process has; raises ProcessError if it is gone."""
@@ -114,13 +116,14 @@ def processes(device: str, *, tensors: bool = True, patience_s: float = PATIENCE
     """
     world = _number("WORLD_SIZE", 1)
     found = torch_device(device)
+    if found.type == "cuda":
+        if world > 1:
+            found = torch_device(f"cuda:{_number('LOCAL_RANK', None)}")
+        torch.cuda.set_device(found)  # where PyTorch and libraries make what is given no device: streams, graphs
     if world == 1:
         yield Processes(device=found)
         return
     rank = _number("RANK", None)
-    if found.type == "cuda":
-        found = torch_device(f"cuda:{_number('LOCAL_RANK', None)}")
-        torch.cuda.set_device(found)
     timeout = timedelta(seconds=patience_s)
     try:
         store, _, _ = next(rendezvous("env://", rank, world, timeout=timeout))
@@ -129,7 +132,7 @@ def processes(device: str, *, tensors: bool = True, patience_s: float = PATIENCE
             store=PrefixStore("group", store),
             rank=rank,
             world_size=world,
-            timeout=None if tensors else timeout,  # while one tests, the others of a training run wait long
+            timeout=timeout,
         )
     except (RuntimeError, ValueError) as error:
         raise ProcessError(
@@ -153,10 +156,18 @@ def processes(device: str, *, tensors: bool = True, patience_s: float = PATIENCE
 def _exchange() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:  # gloo has no kind of its own
-        raise ProcessError(
-            f"another process of the run is gone ({_first_line(error)}); its own error, if any, is above"
-        ) from error
+    except RuntimeError as error:
+        raise gone(error) from error
+
+
+def gone(error: RuntimeError) -> ProcessError:
+    """What a failed exchange says of the others."""
+    return ProcessError(f"another process of the run is gone ({_first_line(error)}); its own error, if any, is above")
+
+
+def is_of_an_exchange(error: RuntimeError) -> bool:
+    """Whether an error that PyTorch raised within a step is of its exchange with another process."""
+    return isinstance(error, dist.DistError) or "/gloo/" in str(error)  # gloo has no kind of its own
 
 
 def _number(name: str, missing: int | None) -> int:

@@ -23,11 +23,16 @@ class RollCall:
         group: Processes,
         advance: Callable[[float], None] = lambda images: None,
         clock: Callable[[], float] = time.monotonic,
+        remedy: str = "see what became of it",
     ) -> None:
-        """`advance` is called with every number of images that this process, or on the leader any, has done."""
+        """`advance` is called with every number of images that this process, or on the leader any, has done.
+
+        `remedy` ends what is said of a silent process.
+        """
         self._group = group
         self._advance = advance
         self._clock = clock
+        self._remedy = remedy
         self._said_at = -INTERVAL_S
         self._round = group.from_leader(time.time_ns())  # keys of its own, should there be several evaluations
         self._images = 0
@@ -98,8 +103,7 @@ class RollCall:
                 if sign != DONE and now - since[rank] > self._group.patience_s:
                     raise ProcessError(
                         f"process {rank} of {self._group.world} gave no sign for {self._group.patience_s:g} s, after "
-                        f"{sign or 'no'} images, so nothing is counted; see what became of it (--rank-timeout waits "
-                        "longer)",
+                        f"{sign or 'no'} images; {self._remedy}",
                         rank,
                     )
             if all(sign == DONE for sign in said.values()):

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
+from resnet_infer.backends.base import Backend
 from resnet_infer.backends.load import Model
 from resnet_infer.backends.pytorch import TorchBackend
 from resnet_infer.labels import Labels
@@ -27,7 +28,7 @@ from resnet_infer.manifest import Manifest
 from resnet_infer.model.checkpoints import Checkpoint
 from resnet_infer.model.resnet import ResNet, build
 from resnet_infer.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from resnet_infer.specs import spec_from_name
+from resnet_infer.specs import Head, spec_from_name
 
 torch.set_num_threads(1)  # small networks gain nothing from more, and on a busy machine threads wait for each other
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, database=None)
@@ -119,6 +120,25 @@ def model_of() -> Callable[..., Model]:
         return Model(name="random", manifest=manifest, backend=TorchBackend(checkpoint, "cpu"))
 
     return made
+
+
+@pytest.fixture(scope="session")
+def in_turns() -> Callable[..., None]:
+    """in_turns(backend, reference, x_BCHW, head, **tolerances): the backend gives the reference's scores.
+
+    Of a batch and its mirror image in reverse order, in turns, twice, and read when all have run: a recorded run that
+    reads or writes another's buffers has the scores of another image at every place.
+    """
+
+    def check(backend: Backend, reference: Backend, x_BCHW: Tensor, head: Head, **tolerances: Any) -> None:
+        turns = [x_BCHW, x_BCHW.flip(0, 3)] * 2
+        expected = [reference.run(x_BCHW, head).cpu() for x_BCHW in turns[:2]] * 2
+        assert not torch.allclose(*expected[:2], **{end: 10 * value for end, value in tolerances.items()})
+        scores = [backend.run(x_BCHW, head) for x_BCHW in turns]
+        for actual, wanted in zip(scores, expected, strict=True):
+            torch.testing.assert_close(actual.cpu(), wanted, **tolerances)
+
+    return check
 
 
 class Naive:

@@ -185,7 +185,7 @@ def test_a_process_that_dies_or_hangs_is_an_error_of_the_others(
     for rank in {0, 1, 2} - {victim}:
         assert isinstance(results[rank], ProcessError)
     if victim:
-        assert "process 1 of 3 gave no sign for 4 s, after 0 images, so nothing is counted" in str(results[0])
+        assert "process 1 of 3 gave no sign for 4 s, after 0 images; nothing is counted" in str(results[0])
 
 
 def test_a_failure_of_one_process_is_told_by_all_at_once(model: Model, source: Source, tmp_path: Path) -> None:
@@ -235,6 +235,17 @@ def test_processes_that_never_come_are_an_error_in_time(tmp_path: Path) -> None:
     assert isinstance(alone, ProcessError)
     assert "process 0 of 2" in str(alone)
     assert "within 2 s" in str(alone)
+
+
+def test_the_device_asked_for_is_made_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is made without a device, as a stream, is of the current one, and a graph captured there is empty."""
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with processes("cuda:1") as group:
+        assert current == [torch.device("cuda:1")] == [group.device]
 
 
 def test_half_a_launchers_environment_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,6 +61,11 @@ def test_errors_on_a_gpu(
 ) -> None:
     if backend == "onnxruntime" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         pytest.skip("needs onnxruntime-gpu; this is the build for CPUs")
+    if backend == "tensorrt":
+        try:
+            flavour = find_flavour()
+        except BackendError as error:
+            pytest.skip(str(error))
     cifar10 = shared / "data" / "cifar10"
     overrides = Overrides(mean=IMAGENET_MEAN, std=IMAGENET_STD)
     weights = str(shared / "checkpoints" / f"{name}.th")
@@ -69,10 +74,6 @@ def test_errors_on_a_gpu(
         artifact = str(tmp_path / "net.onnx")
         manifest = export_onnx(load_checkpoint(weights, overrides), Path(artifact), precision=precision)
     if backend == "tensorrt":
-        try:
-            flavour = find_flavour()
-        except BackendError as error:
-            pytest.skip(str(error))
         protocol = protocol_of_head("pooled", manifest.spec, manifest.preprocessing)
         profiles = profiles_for(protocol, manifest.spec, BatchRange(max=2048))
         options = BuildOptions(flavour=flavour, profiles=profiles, cache=tmp_path / "cache")

@@ -27,7 +27,7 @@ from resnet_infer.backends.base import RunOptions
 from resnet_infer.backends.engine_file import read_engine
 from resnet_infer.backends.load import open_model
 from resnet_infer.backends.tensorrt_api import find_flavour, load_flavour, make_log
-from resnet_infer.backends.trt import DTYPES
+from resnet_infer.backends.trt_launch import DTYPES
 from resnet_infer.errors import BackendError, ResnetInferError
 from resnet_infer.export.engine_builder import BuildOptions
 from resnet_infer.export.to_tensorrt import build_engine

@@ -1,8 +1,13 @@
-"""ONNX Runtime on CPU, CUDA or TensorRT; on a GPU, tensors stay there (I/O binding)."""
+"""ONNX Runtime on CPU, CUDA or TensorRT; on a GPU, tensors stay there (I/O binding) and the host does not wait.
+
+Sources: onnxruntime.ai/docs/execution-providers, CUDA and TensorRT (user_compute_stream, CUDA graphs), and
+include/onnxruntime/core/session/onnxruntime_run_options_config_keys.h.
+"""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +18,9 @@ from onnx import TensorProto
 from torch import Tensor
 
 from resnet_infer.backends.base import BackendInfo, Normalize, RunOptions
-from resnet_infer.backends.ort_session import first_line, open_session
+from resnet_infer.backends.ort_session import first_line, open_session, ran_out_of_memory
 from resnet_infer.backends.pytorch import check_tf32, torch_device
+from resnet_infer.backends.streams import OwnStream
 from resnet_infer.errors import ArtifactError, BackendError, OutOfMemory
 from resnet_infer.manifest import Manifest
 from resnet_infer.shapes import ANY, ShapeRange
@@ -42,8 +48,18 @@ class OrtBackend:
         if options.tf32:
             check_tf32(self.device)
         channels_last = manifest.input == "uint8-nhwc"
-        self._open = partial(open_session, path, self.device, options, manifest.precision, channels_last=channels_last)
-        self._session = self._open()
+        self._own = OwnStream(self.device) if self.device.type == "cuda" else None
+        self._open = partial(
+            open_session,
+            path,
+            self.device,
+            precision=manifest.precision,
+            channels_last=channels_last,
+            stream=self._own.handle if self._own else 0,
+        )
+        self._options = options
+        self._each_its_session = options.provider == "tensorrt"
+        self._session = self._open(replace(options, cuda_graph=options.cuda_graph and not self._each_its_session))
         (image,), (scores, *_) = self._session.get_inputs(), self._session.get_outputs()
         self._input, self._output = image.name, scores.name
         if image.type not in TYPES or len(image.shape) != 4 or len(scores.shape) not in (2, 4):
@@ -87,6 +103,7 @@ class OrtBackend:
         )
         self._normalize = Normalize(manifest.preprocessing, self.device)
         self._graphs: dict[tuple[int, ...], _Recorded] | None = {} if options.cuda_graph else None
+        self._graph_names = map(str, count(1))  # never one again: onnxruntime keeps what it recorded under a name
 
     @torch.inference_mode()
     def run(self, x_BCHW: Tensor, head: Head) -> Tensor:
@@ -96,10 +113,15 @@ class OrtBackend:
             x_BCHW = F.pad(x_BCHW, (0, 0, 0, 0, 0, 0, 0, self.fixed_batch - batch))
         shape = self._output_shape(len(x_BCHW), height, width)
         try:
-            session = self._session_for(height, width)
-            scores = self._run(session, self._as_input(x_BCHW.to(self.device)), shape)
+            if self._own is None:
+                scores = self._run(x_BCHW, shape)
+            else:
+                with self._own.turn() as current:
+                    scores = self._run(x_BCHW, shape)
+                scores.record_stream(current)
         except Exception as error:  # onnxruntime raises its own kinds, which it does not export
-            if "allocat" in str(error) and "memory" in str(error).lower():
+            if ran_out_of_memory(error):
+                self._free()
                 raise OutOfMemory(f"a batch of {tuple(x_BCHW.shape)} does not fit ({first_line(error)})") from error
             raise BackendError(
                 f"{self.info.artifact}: onnxruntime failed at {tuple(x_BCHW.shape)}: {first_line(error)}"
@@ -115,9 +137,18 @@ class OrtBackend:
 
     def close(self) -> None:
         """See Backend.close."""
+        if self._own:
+            self._own.synchronize()
         self._graphs = None
         self._of_size.clear()
         del self._session
+
+    def _free(self) -> None:
+        """Give back what a smaller batch can do without: recorded runs, and what torch keeps for later."""
+        if self._graphs:
+            self._graphs.clear()
+        if self._own:
+            torch.cuda.empty_cache()
 
     def _session_for(self, height: int, width: int) -> ort.InferenceSession:
         """On a CPU, the session of a size that comes often: with its sides known, onnxruntime lays out memory ahead of
@@ -127,7 +158,7 @@ class OrtBackend:
             return self._session
         self._runs[size] += 1
         if size not in self._of_size and self._runs[size] > RUNS_BEFORE and len(self._of_size) < MAX_SIZES:
-            self._of_size[size] = self._open(sides=dict(zip(self._side_names, size, strict=True)))
+            self._of_size[size] = self._open(self._options, sides=dict(zip(self._side_names, size, strict=True)))
         return self._of_size.get(size, self._session)
 
     def _as_input(self, x_BCHW: Tensor) -> Tensor:
@@ -144,23 +175,34 @@ class OrtBackend:
         map_size, window = self._spec.map_size, self._spec.window
         return batch, self._spec.classes, map_size(height) - window + 1, map_size(width) - window + 1
 
-    def _run(self, session: ort.InferenceSession, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    def _run(self, x_BCHW: Tensor, shape: tuple[int, ...]) -> Tensor:
+        session = self._session_for(*x_BCHW.shape[2:])
+        x = self._as_input(x_BCHW.to(self.device, non_blocking=True))
         if self._graphs is None:
-            scores = torch.empty(shape, dtype=self.output_dtype, device=self.device)
-            self._run_bound(session, self._bind(session, x, scores), None)
-            return scores
+            return self._run_once(session, x, shape, None)
         key = tuple(x.shape)
         if key not in self._graphs and len(self._graphs) < MAX_GRAPHS:
-            scores = torch.empty(shape, dtype=self.output_dtype, device=self.device)
-            still = x.clone()
-            self._graphs[key] = _Recorded(still, scores, self._bind(session, still, scores), str(len(self._graphs) + 1))
+            self._graphs[key] = self._recorded(x, shape)
         if recorded := self._graphs.get(key):
             recorded.x.copy_(x)
-            self._run_bound(session, recorded.binding, recorded.name)
+            self._run_bound(recorded.session, recorded.binding, recorded.name)
             return recorded.scores.clone()
+        return self._run_once(session, x, shape, None if self._each_its_session else "-1")  # not to be recorded
+
+    def _run_once(self, session: ort.InferenceSession, x: Tensor, shape: tuple[int, ...], graph: str | None) -> Tensor:
         scores = torch.empty(shape, dtype=self.output_dtype, device=self.device)
-        self._run_bound(session, self._bind(session, x, scores), "-1")  # not recorded
+        self._run_bound(session, self._bind(session, x, scores), graph)
         return scores
+
+    def _recorded(self, x: Tensor, shape: tuple[int, ...]) -> "_Recorded":
+        """Buffers for a run that onnxruntime records when it is first made.
+
+        A TensorRT context that takes another shape spoils what was recorded from it (trt_launch.py), and a session has
+        one: each recorded shape gets a session.
+        """
+        session = self._open(self._options) if self._each_its_session else self._session
+        still, scores = x.clone(), torch.empty(shape, dtype=self.output_dtype, device=self.device)
+        return _Recorded(session, still, scores, self._bind(session, still, scores), next(self._graph_names))
 
     def _bind(self, session: ort.InferenceSession, x: Tensor, scores: Tensor) -> Any:
         binding: Any = session.io_binding()
@@ -173,20 +215,19 @@ class OrtBackend:
         return binding
 
     def _run_bound(self, session: ort.InferenceSession, binding: Any, graph: str | None) -> None:
-        settings = None
+        settings = ort.RunOptions()
+        if self._own:
+            settings.add_run_config_entry("disable_synchronize_execution_providers", "1")
         if graph:
-            settings = ort.RunOptions()
             settings.add_run_config_entry("gpu_graph_id", graph)
-        if self.device.type == "cuda":
-            torch.cuda.current_stream(self.device).synchronize()  # onnxruntime works on a stream of its own
         session.run_with_iobinding(binding, settings)
-        binding.synchronize_outputs()
 
 
 @dataclass(frozen=True, slots=True)
 class _Recorded:
-    """The buffers of one input shape, whose addresses a CUDA graph keeps, and the graph's name."""
+    """The buffers of one input shape, whose addresses a CUDA graph keeps, its name, and its session."""
 
+    session: ort.InferenceSession
     x: Tensor
     scores: Tensor
     binding: Any

@@ -6,6 +6,8 @@ provider's own precision switches is set; TensorRT 11 has none.
 
 import contextlib
 import importlib
+import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -14,7 +16,7 @@ import onnxruntime as ort
 import torch
 
 from resnet_infer.backends.base import Provider, RunOptions
-from resnet_infer.errors import ArtifactError, BackendError, UsageError
+from resnet_infer.errors import ArtifactError, BackendError, OutOfMemory, UsageError
 from resnet_infer.precisions import Precision
 from resnet_infer.registry import cache_folder
 from resnet_infer.shapes import Shape, ShapeRange
@@ -30,6 +32,15 @@ REMEDIES = {
     "tensorrt": "its TensorRT library was not found. It is built for one major release (libnvinfer.so.10 for "
     "onnxruntime 1.31): pip install 'tensorrt>=10.13,<11', or use --provider cuda",
 }
+NO_MEMORY = re.compile(
+    r"failed to allocate|smaller than requested bytes|free memory block"  # its arena
+    r"|out of memory|cudaErrorMemoryAllocation|cudaMallocFromPoolAsync failed"
+    r"|ALLOC_FAILED|ALLOCATION_FAILED|resource allocation failed"  # cuBLAS, cuDNN
+    r"|bad_alloc|bad allocation|can't allocate memory",  # C++, and torch on a CPU
+    re.IGNORECASE,
+)
+"""What onnxruntime says when memory runs out: core/framework/bfc_arena.cc and core/providers/cuda/cuda_call.cc, which
+pass on what cudaGetErrorString, cublasGetStatusString and cudnnGetErrorString say."""
 
 
 def open_session(
@@ -40,11 +51,14 @@ def open_session(
     *,
     channels_last: bool = False,
     sides: Mapping[str, int] | None = None,
+    stream: int = 0,
 ) -> ort.InferenceSession:
     """Open the file on this device and provider; `sides` fixes symbolic dimensions of its input, by their names.
 
-    Raises ArtifactError if the file is no ONNX model, BackendError if the provider does not run here or lacks a kernel
-    for the file's type: ONNX Runtime itself would go on, silently, on another provider.
+    On a GPU it runs on the CUDA stream of handle `stream`, which must outlive it; on streams of its own for 0.
+    Raises ArtifactError if the file is no ONNX model, OutOfMemory if its weights do not fit, BackendError if the
+    provider does not run here or lacks a kernel for the file's type: ONNX Runtime itself would go on, silently, on
+    another provider.
     """
     kind = _provider_for(options, device)
     provider = EXECUTION_PROVIDERS[kind]
@@ -53,9 +67,7 @@ def open_session(
             f"{provider} asked for, but this onnxruntime {ort.__version__} offers only "
             f"{', '.join(ort.get_available_providers())}; install onnxruntime-gpu, or use --device cpu"
         )
-    if kind == "tensorrt":
-        with contextlib.suppress(ImportError):
-            importlib.import_module("tensorrt")  # loads the libraries of its wheel, which are on no search path
+    missing = load_libraries(kind)
     settings = ort.SessionOptions()
     settings.log_severity_level = 4  # failures are raised below, in our words
     # Its threads would spin between calls and take the cores from decoding and from torch's own threads.
@@ -69,9 +81,11 @@ def open_session(
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     try:
         session = ort.InferenceSession(
-            path, settings, providers=provider_settings(kind, device, options, channels_last)
+            path, settings, providers=provider_settings(kind, device, options, channels_last, stream)
         )
     except Exception as error:  # onnxruntime raises its own kinds, which it does not export
+        if ran_out_of_memory(error):
+            raise OutOfMemory(f"{path}: its weights do not fit the memory of {device} ({first_line(error)})") from error
         if "NOT_IMPLEMENTED" in str(error):
             raise BackendError(
                 f"{path}: onnxruntime has no kernel for it on {provider} ({first_line(error)}); bf16 needs CUDA or "
@@ -80,15 +94,32 @@ def open_session(
         raise ArtifactError(f"{path}: onnxruntime cannot load it ({first_line(error)}); export it anew") from error
     if session.get_providers()[0] != provider:
         raise BackendError(
-            f"{provider} asked for, but onnxruntime fell back to {session.get_providers()[0]}: {REMEDIES[kind]}"
+            f"{provider} asked for, but onnxruntime fell back to {session.get_providers()[0]}: "
+            f"{REMEDIES[kind]}{missing}"
         )
     return session
 
 
+def load_libraries(kind: Provider) -> str:
+    """Load what the provider's library needs, from NVIDIA's wheels, which are on no search path.
+
+    Returns what onnxruntime says of those that it did not find, in brackets; it would print that.
+    """
+    if kind == "cpu":
+        return ""
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        ort.preload_dlls()  # CUDA and cuDNN: already loaded ones of torch's, if they are of the same release
+    if kind == "tensorrt":
+        with contextlib.suppress(ImportError):
+            importlib.import_module("tensorrt")  # loads the libraries of its wheel
+    problem = " ".join(said.getvalue().split())[:200]
+    return f" ({problem})" if problem else ""
+
+
 def provider_settings(
-    name: Provider, device: torch.device, options: RunOptions, channels_last: bool = False
+    name: Provider, device: torch.device, options: RunOptions, channels_last: bool = False, stream: int = 0
 ) -> list[tuple[str, dict[str, Any]]]:
-    """The `providers` argument of InferenceSession; TensorRT leaves what it cannot run to CUDA."""
+    """The `providers` argument of InferenceSession; TensorRT leaves what it cannot run to CUDA, on the same stream."""
     if name == "cpu":
         return [(EXECUTION_PROVIDERS["cpu"], {})]
     cuda: dict[str, Any] = {
@@ -98,6 +129,8 @@ def provider_settings(
         "enable_cuda_graph": int(options.cuda_graph),
         "cudnn_conv_algo_search": "HEURISTIC",
     }
+    shared = {"user_compute_stream": str(stream)} if stream else {}
+    cuda |= shared
     if name == "cuda":
         return [(EXECUTION_PROVIDERS["cuda"], cuda)]
     cache = options.cache or cache_folder() / "onnxruntime-tensorrt"
@@ -109,7 +142,8 @@ def provider_settings(
         "trt_timing_cache_enable": "True",
         "trt_timing_cache_path": str(cache),
         "trt_cuda_graph_enable": str(options.cuda_graph),
-    } | _profile_settings(options.profiles, channels_last)
+    }
+    tensorrt |= shared | _profile_settings(options.profiles, channels_last)
     return [
         (EXECUTION_PROVIDERS["tensorrt"], tensorrt),
         (EXECUTION_PROVIDERS["cuda"], cuda | {"enable_cuda_graph": 0}),  # a graph is one provider's affair
@@ -145,6 +179,11 @@ def _provider_for(options: RunOptions, device: torch.device) -> Provider:
         if given and wanted not in served:
             raise UsageError(f"{flag} is for onnxruntime on {' or '.join(served)}, not on {wanted}")
     return wanted
+
+
+def ran_out_of_memory(error: Exception) -> bool:
+    """Whether a smaller batch may succeed where onnxruntime, or torch on its behalf, failed so."""
+    return isinstance(error, MemoryError) or NO_MEMORY.search(str(error)) is not None
 
 
 def first_line(error: Exception) -> str:

@@ -1,16 +1,12 @@
-"""A TensorRT engine on a CUDA device: torch tensors as its buffers, one context a profile, a stream of its own.
+"""A TensorRT engine on a CUDA device: torch tensors as its buffers, a stream of its own.
 
 Before a plan is handed to TensorRT its manifest is compared with this host (engines.py): TensorRT would read all of it
-and then say less. Contexts share one scratch buffer, grown to what the shapes met so far need: their runs follow each
-other on one stream.
+and then say less. How its runs are started is trt_launch.py's.
 
 Shapes: B tiles, C is 3, H and W pixels, K classes, h and w positions of the score map.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,15 +14,13 @@ from torch import Tensor
 
 from resnet_infer.backends.base import BackendInfo, Normalize
 from resnet_infer.backends.pytorch import torch_device
+from resnet_infer.backends.streams import OwnStream
 from resnet_infer.backends.tensorrt_api import load_flavour, make_log, this_host
+from resnet_infer.backends.trt_launch import Launcher
 from resnet_infer.engines import EngineRecord, check_host
 from resnet_infer.errors import ArtifactError, BackendError, OutOfMemory
 from resnet_infer.shapes import Shape, range_for
 from resnet_infer.specs import Head
-
-DTYPES = {"FLOAT": torch.float32, "HALF": torch.float16, "BF16": torch.bfloat16, "UINT8": torch.uint8}
-MAX_GRAPHS = 16
-"""Input shapes whose launches are recorded; each holds buffers of its own."""
 
 
 class TensorRTBackend:
@@ -56,11 +50,9 @@ class TensorRTBackend:
                 f"{name}: has {self._engine.num_optimization_profiles} profiles, its manifest {len(record.profiles)}; "
                 "put the two files of one build together"
             )
-        self._input, self._output = self._tensor_names(name)
-        self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
-        self._contexts: dict[int, Any] = {}
-        self._scratch = torch.empty(0, dtype=torch.uint8, device=self.device)
-        self._graphs: dict[tuple[int, ...], _Recorded] | None = {} if cuda_graph else None
+        self._own = OwnStream(self.device)
+        self._input, _ = ends = self._tensor_names(name)
+        self._launch = Launcher(name, self._trt, self._engine, self._log, ends, self._own, record=cuda_graph)
         self._record = record
         self._normalize = Normalize(record.manifest.preprocessing, self.device)
         self.shapes = record.profiles
@@ -87,16 +79,13 @@ class TensorRTBackend:
         missing = self.shapes[profile].min[0] - batch
         if missing > 0:
             x_BCHW = F.pad(x_BCHW, (0, 0, 0, 0, 0, 0, 0, missing))
-        current = torch.cuda.current_stream(self.device)
-        self._stream.wait_stream(current)
         try:
-            with torch.cuda.stream(self._stream):
-                scores = self._scores(profile, self._as_input(x_BCHW.to(self.device, non_blocking=True)))[
-                    :batch
-                ].float()
-        except torch.OutOfMemoryError as error:
+            with self._own.turn() as current:
+                x = self._as_input(x_BCHW.to(self.device, non_blocking=True))
+                scores = self._launch(profile, x)[:batch].float()
+        except (OutOfMemory, torch.OutOfMemoryError) as error:
+            self._launch.free()
             raise OutOfMemory(f"a batch of {batch} at {width}x{height} does not fit {self.device}") from error
-        current.wait_stream(self._stream)
         scores.record_stream(current)
         scores_BKhw = scores if scores.ndim == 4 else scores[:, :, None, None]
         if head == "pooled" and scores_BKhw.shape[2:] != (1, 1):
@@ -108,15 +97,13 @@ class TensorRTBackend:
 
     def close(self) -> None:
         """See Backend.close."""
-        self._graphs = None
-        self._contexts.clear()
-        del self._engine, self._scratch
-        torch.cuda.empty_cache()
+        self._launch.close()
+        del self._engine
 
     def layer_information(self) -> str:
         """What TensorRT's inspector says of the engine's layers, as JSON; detailed if it was built so."""
         inspector = self._engine.create_engine_inspector()
-        context = self._context(0)
+        context = self._launch.context(0)
         context.set_input_shape(self._input, self._shape(self.shapes[0].opt))  # without one, types are left open
         inspector.execution_context = context
         return str(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
@@ -141,69 +128,4 @@ class TensorRTBackend:
             return x_BCHW.permute(0, 2, 3, 1).contiguous()
         if layout == "uint8-nchw":
             return x_BCHW.contiguous()
-        return self._normalize(x_BCHW).to(self._dtype(self._input)).contiguous()
-
-    def _dtype(self, tensor: str) -> torch.dtype:
-        return DTYPES[self._engine.get_tensor_dtype(tensor).name]
-
-    def _context(self, profile: int) -> Any:
-        if profile not in self._contexts:
-            context = self._engine.create_execution_context(self._trt.ExecutionContextAllocationStrategy.USER_MANAGED)
-            if context is None:
-                raise OutOfMemory(f"{self.info.artifact}: no context ({self._log.last('the device is full')})")
-            if not context.set_optimization_profile_async(profile, self._stream.cuda_stream):
-                raise BackendError(f"{self.info.artifact}: profile {profile}: {self._log.last('refused')}")
-            self._contexts[profile] = context
-        return self._contexts[profile]
-
-    def _prepare(self, profile: int, x: Tensor) -> tuple[Callable[[], None], Tensor]:
-        """Bind the buffers of one run; returns what starts it, and where its scores will be."""
-        context = self._context(profile)
-        if not context.set_input_shape(self._input, tuple(x.shape)):
-            raise BackendError(f"{self.info.artifact}: shape {tuple(x.shape)}: {self._log.last('refused')}")
-        needed = context.update_device_memory_size_for_shapes()
-        if needed > self._scratch.numel():
-            self._scratch = torch.empty(needed, dtype=torch.uint8, device=self.device)
-            if self._graphs:
-                self._graphs.clear()  # they hold the old buffer's address
-        context.set_device_memory(self._scratch.data_ptr(), self._scratch.numel())
-        scores = torch.empty(
-            tuple(context.get_tensor_shape(self._output)), dtype=self._dtype(self._output), device=self.device
-        )
-        context.set_tensor_address(self._input, x.data_ptr())
-        context.set_tensor_address(self._output, scores.data_ptr())
-
-        def start() -> None:
-            if not context.execute_async_v3(torch.cuda.current_stream(self.device).cuda_stream):
-                raise BackendError(f"{self.info.artifact}: TensorRT failed at {tuple(x.shape)}: {self._log.last('')}")
-
-        return start, scores
-
-    def _scores(self, profile: int, x: Tensor) -> Tensor:
-        key = tuple(x.shape)
-        if self._graphs is None or (key not in self._graphs and len(self._graphs) >= MAX_GRAPHS):
-            start, scores = self._prepare(profile, x)
-            start()
-            return scores
-        if key not in self._graphs:
-            still = x.clone()
-            start, scores = self._prepare(profile, still)
-            start()  # kernels are loaded, and for TensorRT-RTX compiled, at the first run, which cannot be recorded
-            self._stream.synchronize()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, stream=self._stream):
-                start()
-            self._graphs[key] = _Recorded(still, scores, graph)
-        recorded = self._graphs[key]
-        recorded.x.copy_(x)
-        recorded.graph.replay()
-        return recorded.scores.clone()
-
-
-@dataclass(frozen=True, slots=True)
-class _Recorded:
-    """A recorded run of one input shape, and the buffers whose addresses it keeps."""
-
-    x: Tensor
-    scores: Tensor
-    graph: Any
+        return self._normalize(x_BCHW).to(self._launch.dtype).contiguous()

@@ -114,6 +114,8 @@ def build_plan(
 def _config(trt: Any, builder: Any, image: Any, options: BuildOptions) -> Any:
     config = builder.create_builder_config()
     config.builder_optimization_level = options.optimization_level
+    if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):  # an engine that allocates as it runs cannot be recorded
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # lets the inspector state every layer's type
     if options.workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib * 2**20)

@@ -68,8 +68,10 @@ def crops(x_BCHW: Tensor, tops_B: Tensor, lefts_B: Tensor, mirrored_B: Tensor, s
     return x_BHWC[images_B[:, None, None], rows_BH[:, :, None], columns_BW[:, None, :]].permute(0, 3, 1, 2)
 
 
-def colour_shift(normal_B3: Tensor, std: float) -> Tensor:
-    """What to add to every pixel of each image, in RGB of [0, 1]: (B, 3)."""
-    eigenvalues = torch.tensor(EIGENVALUES, device=normal_B3.device)
-    eigenvectors = torch.tensor(EIGENVECTORS, device=normal_B3.device)
-    return (normal_B3 * std * eigenvalues) @ eigenvectors.T
+def colour_basis(std: float) -> Tensor:
+    """(3, 3), float32: a component a row, R, G and B across, scaled by its eigenvalue and a standard deviation.
+
+    `normal_B3 @ basis_33` is what to add to every pixel of each image, in RGB of [0, 1].
+    """
+    components_33 = torch.tensor(EIGENVECTORS, dtype=torch.float64).T
+    return (components_33 * torch.tensor(EIGENVALUES, dtype=torch.float64)[:, None] * std).float()

@@ -6,6 +6,7 @@ decodes and augments in worker processes, a batch in each: photographs. What an 
 Shapes: N training images, B of a batch, H and W pixels, C is 3.
 """
 
+import gc
 import signal
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
@@ -112,7 +113,10 @@ class Streamed:
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),
         )
-        for x_BHWC, classes_B, normal_B3, error in loader:
+        gc.freeze()  # a worker, which is forked here, is not to collect what the run has on a GPU
+        batches = iter(loader)
+        gc.unfreeze()
+        for x_BHWC, classes_B, normal_B3, error in batches:
             if error:
                 raise DataError(f"{self.source.name}: {error}; mend or remove it")
             x_BCHW = x_BHWC.to(self.device, non_blocking=True).permute(0, 3, 1, 2)

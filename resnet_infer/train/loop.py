@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from resnet_infer.backends.base import Normalize
 from resnet_infer.data.kept import Kept
-from resnet_infer.errors import DataError, ResnetInferError, Stopped, TrainingError
+from resnet_infer.errors import DataError, ProcessError, ResnetInferError, Stopped, TrainingError
 from resnet_infer.model.checkpoints import save_checkpoint
 from resnet_infer.model.resnet import ResNet
-from resnet_infer.processes import Processes, processes
+from resnet_infer.processes import Processes, gone, is_of_an_exchange, processes
 from resnet_infer.report.console import note
 from resnet_infer.report.rows import EvalRow
+from resnet_infer.roll_call import RollCall
 from resnet_infer.train import network, saved
 from resnet_infer.train.display import Display
 from resnet_infer.train.distributed import synchronised
@@ -136,10 +137,17 @@ class _Run:
             if self.done and self.group.world == 1:
                 self._save()
             raise DataError(f"{error}. The run stopped at iteration {self.done}; {self._kept()}") from error
+        except ProcessError as error:
+            raise self._left(error) from error
         except RuntimeError as error:
+            if self.group.world > 1 and is_of_an_exchange(error):
+                raise self._left(gone(error)) from error
             if reason := self._reason(error):
                 raise TrainingError(f"{reason}; {self._kept()}") from error
             raise
+
+    def _left(self, error: ProcessError) -> ProcessError:
+        return ProcessError(f"{error}. The run stopped at iteration {self.done}; {self._kept()}", error.rank)
 
     def _reason(self, error: RuntimeError) -> str:
         """What a user can do about an error of PyTorch's; nothing for one that is ours."""
@@ -201,13 +209,15 @@ class _Run:
             return
         begun = time.perf_counter()
         err = None
-        if self.group.leads:
-            workers = 0 if isinstance(self.testing, Kept) else self.job.workers
-            row = network.test(self.net, self.manifest, self.testing, self.group.device, workers)
-            self.last_test, err = row, row.top1_err
-            self._record("test", test_err=err, test_errors=row.top1_errors, test_images=row.images)
-            if self.best_err is None or err < self.best_err:
-                self._write_weights(saved.BEST)
+        roll = RollCall(self.group)
+        with roll.member():  # the others wait for signs of life, not in an exchange, which has a limit
+            if self.group.leads:
+                workers = 0 if isinstance(self.testing, Kept) else self.job.workers
+                row = network.test(self.net, self.manifest, self.testing, self.group.device, workers, roll.say)
+                self.last_test, err = row, row.top1_err
+                self._record("test", test_err=err, test_errors=row.top1_errors, test_images=row.images)
+                if self.best_err is None or err < self.best_err:
+                    self._write_weights(saved.BEST)
         err = self.group.from_leader(err)
         self.best_err = err if self.best_err is None else min(err, self.best_err)
         self.schedule.saw_test_error(err)
@@ -225,6 +235,8 @@ class _Run:
         return self.before_s + time.perf_counter() - self.begun
 
     def _kept(self) -> str:
+        if not self.group.leads:
+            return f"go on with --resume {self.job.folder}"
         if self.saved_at is None:
             return "no checkpoint had been made yet"
         return f"the checkpoint of iteration {self.saved_at} is kept; go on with --resume {self.job.folder}"

@@ -4,6 +4,8 @@ Sources of the initialisation: He et al. 2015b (the paper's [13]) and Caffe's `m
 biases; torchvision takes fan-out, and PyTorch's default for the classifier.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -61,12 +63,22 @@ def manifest_of(spec: ModelSpec, preprocessing: Preprocessing, labels: Labels, r
     )
 
 
-def test(net: ResNet, manifest: Manifest, source: Source, device: torch.device, workers: int | None) -> EvalRow:
-    """The error of the weights as they are, in fp32, by the scoring path: what `resnet-infer eval` will say of them."""
+def test(
+    net: ResNet,
+    manifest: Manifest,
+    source: Source,
+    device: torch.device,
+    workers: int | None,
+    advance: Callable[[int], object],
+) -> EvalRow:
+    """The error of the weights as they are, in fp32, by the scoring path: what `resnet-infer eval` will say of them.
+
+    `advance` is called with every number of images done.
+    """
     weights = {name: tensor.detach().clone() for name, tensor in net.state_dict().items()}
     checkpoint = Checkpoint(name=manifest.spec.name, manifest=manifest, state_dict=weights)
     model = Model(name=checkpoint.name, manifest=manifest, backend=TorchBackend(checkpoint, str(device)))
     protocol = protocol_for("single-crop", manifest.spec, manifest.preprocessing)
-    (row,) = evaluate(model, [protocol], source, workers=workers)
+    (row,) = evaluate(model, [protocol], source, workers=workers, advance=advance)
     model.backend.close()
     return row

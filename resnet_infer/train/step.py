@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnet_infer.backends.base import Normalize
-from resnet_infer.train.augment import colour_shift
+from resnet_infer.train.augment import colour_basis
 from resnet_infer.train.images import Batch
 from resnet_infer.train.recipe import Recipe
 
@@ -68,6 +68,8 @@ class EagerStep:
         self.optimizer = optimizer
         self.normalize = normalize
         self.recipe = recipe
+        device = next(net.parameters()).device
+        self._colour_33 = colour_basis(recipe.colour).to(device)  # here, as a graph takes no copy from the host
 
     def __call__(self, batch: Batch, lr: float) -> tuple[Tensor, Tensor]:
         """See Step."""
@@ -80,7 +82,7 @@ class EagerStep:
         x_BCHW, classes_B, normal_B3 = batch
         x_BCHW = self.normalize(x_BCHW)
         if self.recipe.colour:  # RGB in [0, 1], divided by a std of 1
-            x_BCHW = x_BCHW + colour_shift(normal_B3, self.recipe.colour)[:, :, None, None]
+            x_BCHW = x_BCHW + (normal_B3 @ self._colour_33)[:, :, None, None]
         with torch.autocast(x_BCHW.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
             logits_BK = self.net(x_BCHW)
         logits_BK = logits_BK.float()
@@ -119,18 +121,20 @@ class CapturedStep:
         state = [*self.step.net.parameters(), *self.step.net.buffers()]
         momentum = {name: buffer.clone() for name, buffer in momentum_of(self.step.net, optimizer).items()}
         before = [tensor.detach().clone() for tensor in state]
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
+        device = x_BCHW.device  # said everywhere: a stream is else of the current device, a graph's of the first ever
+        side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(side):
             for _ in range(WARM_UPS):
                 self.step.run(self._batch)
-        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.current_stream(device).wait_stream(side)
         with torch.no_grad():
             for tensor, value in zip(state, before, strict=True):
                 tensor.copy_(value)
             for name, buffer in momentum_of(self.step.net, optimizer).items():
                 buffer.copy_(momentum.get(name, torch.zeros_like(buffer)))
         optimizer.zero_grad(set_to_none=True)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=side):
             self._results = self.step.run(self._batch)
+        self._graph = graph

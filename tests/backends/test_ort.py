@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from resnet_infer.backends.load import open_model
 from resnet_infer.backends.ort import MAX_SIZES, RUNS_BEFORE
-from resnet_infer.errors import ArtifactError, BackendError, ResnetInferError, UsageError
+from resnet_infer.errors import ArtifactError, BackendError, OutOfMemory, ResnetInferError, UsageError
 from resnet_infer.export.to_onnx import export_onnx
 from resnet_infer.labels import Labels
 from resnet_infer.model.checkpoints import Overrides, load_checkpoint
@@ -74,6 +74,19 @@ def test_sizes_that_come_often_score_as_those_that_come_once(tmp_path: Path) -> 
             x_BCHW = torch.randint(0, 256, (turn + 1, 3, height, width), dtype=torch.uint8)
             once = open_model(str(path), device="cpu").backend.run(x_BCHW, "dense")
             torch.testing.assert_close(often.run(x_BCHW, "dense"), once, rtol=1e-5, atol=1e-5)
+
+
+def test_memory_that_runs_out_is_told_apart(tmp_path: Path) -> None:
+    """A graph of a petabyte, which no machine has."""
+    path = classifier(tmp_path / "small.onnx")
+    model = onnx.load(path)
+    model.graph.initializer.append(helper.make_tensor("wide", TensorProto.INT64, [4], [1, 1, 10**7, 10**7]))
+    model.graph.node.insert(0, helper.make_node("Expand", ["small", "wide"], ["vast"]))
+    model.graph.node.insert(0, helper.make_node("GlobalAveragePool", ["input"], ["small"]))
+    model.graph.node[2].input[0] = "vast"
+    onnx.save(model, path)
+    with pytest.raises(OutOfMemory, match=r"a batch of \(5, 3, 32, 32\) does not fit"):
+        open_model(str(path), device="cpu", overrides=FLAGS).backend.run(images(5), "pooled")
 
 
 def test_fixed_sides_are_stated(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from resnet_infer.backends.base import Compile
 from resnet_infer.backends.pytorch import TorchBackend, torch_device
 from resnet_infer.errors import BackendError, OutOfMemory, UsageError
 from resnet_infer.manifest import Manifest
@@ -192,8 +193,13 @@ def test_the_checkpoint_is_left_as_it_was(checkpoint: Checkpoint) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cuda_fp32_is_fp32_and_agrees_with_the_cpu(checkpoint: Checkpoint) -> None:
-    x_BCHW = images(8, 64, 48)
-    expected = TorchBackend(checkpoint, "cpu").run(x_BCHW, "dense")
-    actual = TorchBackend(checkpoint, "cuda").run(x_BCHW, "dense").cpu()
-    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+@pytest.mark.parametrize(("compile", "head"), [(None, "pooled"), (None, "dense"), ("cuda-graphs", "pooled")])
+def test_cuda_fp32_is_fp32_and_agrees_with_the_cpu(
+    checkpoint: Checkpoint, in_turns: Callable[..., None], compile: Compile | None, head: Head
+) -> None:
+    height, width = (32, 32) if head == "pooled" else (64, 48)
+    own, reference = TorchBackend(checkpoint, "cuda", compile=compile), TorchBackend(checkpoint, "cpu")
+    for batch in (8, 3):
+        x_BCHW = images(batch, height, width)
+        largest = float(reference.run(x_BCHW, head).abs().max())
+        in_turns(own, reference, x_BCHW, head, rtol=1e-4, atol=1e-4 * largest)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as tv
 
-from resnet_infer.train.augment import augment_batch, augment_image, colour_shift, crops, offsets, scale_of
+from resnet_infer.train.augment import augment_batch, augment_image, colour_basis, crops, offsets, scale_of
 from resnet_infer.train.recipe import RECIPES
 
 CIFAR10, IMAGENET = RECIPES["cifar10"], RECIPES["imagenet"]
@@ -84,7 +84,7 @@ def test_colour_is_eigenvectors_times_alpha_times_eigenvalues() -> None:
     values = np.array([0.2175, 0.0188, 0.0045])
     alpha = np.array([[1.0, -2.0, 0.5], [0.0, 0.0, 3.0]])
     expected = [[sum(vectors[c, k] * 0.1 * a[k] * values[k] for k in range(3)) for c in range(3)] for a in alpha]
-    found = colour_shift(torch.from_numpy(alpha).float(), 0.1)
+    found = torch.from_numpy(alpha).float() @ colour_basis(0.1)
     assert found.numpy() == pytest.approx(np.array(expected), abs=1e-7)
-    first = colour_shift(torch.tensor([[1.0, 0, 0]]), 0.1)[0] * 255
+    first = colour_basis(0.1)[0] * 255
     assert float(first.norm()) == pytest.approx(5.55, abs=0.01)  # grey levels of one deviation

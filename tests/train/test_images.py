@@ -1,5 +1,7 @@
 """Training images by both roads, and CIFAR-10's own batches."""
 
+import gc
+import os
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +13,7 @@ import pytest
 import torch
 
 from resnet_infer.data.classes import labels_of
+from resnet_infer.data.decode import decode
 from resnet_infer.data.kept import Kept
 from resnet_infer.data.sources import open_source
 from resnet_infer.errors import DataError
@@ -32,6 +35,38 @@ def test_a_stream_gives_what_memory_gives(images: Path, workers: int) -> None:
     for ours, theirs in zip(streamed.batches(2, 6), memory.batches(2, 6), strict=True):
         for a, b in zip(ours, theirs, strict=True):
             assert torch.equal(a, b)
+
+
+class Held:
+    """In a cycle, so that only a collection ends it, and then it tells in which process."""
+
+    def __init__(self, told: Path) -> None:
+        self.itself, self.told = self, told
+
+    def __del__(self) -> None:
+        self.told.write_text(str(os.getpid()))
+
+
+def test_a_worker_does_not_collect_what_it_was_forked_with(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory of a GPU is the parent's; in a forked process its release is an error."""
+
+    def decode_and_collect(data: bytes) -> torch.Tensor:
+        gc.collect()
+        return decode(data)
+
+    monkeypatch.setattr("resnet_infer.train.images.decode", decode_and_collect)
+    streamed = Streamed(open_source(images), [0] * 24, Stream(24, 8, 0), CIFAR10, CPU, 1)
+    gc.disable()
+    try:
+        Held(tmp_path / "ended in")
+        assert len(list(streamed.batches(0, 2))) == 2
+        assert not (tmp_path / "ended in").exists()
+    finally:
+        gc.enable()
+    gc.collect()
+    assert (tmp_path / "ended in").read_text() == str(os.getpid())
 
 
 def test_the_mean_of_a_stream_is_that_of_its_centre_crops(write: Callable[..., Path], tmp_path: Path) -> None:

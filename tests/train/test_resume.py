@@ -17,11 +17,15 @@ import torch
 
 from resnet_infer.errors import CheckpointError
 from resnet_infer.model.checkpoints import load_checkpoint
+from resnet_infer.train import network
 from resnet_infer.train.saved import load_state
 
 ITERATIONS = 40
 FLAGS = ("--arch", "resnet20", "--batch", 8, "--iterations", ITERATIONS, "--log-every", 7, "--save-every", 5)
 FLAGS = (*FLAGS, "--eval-every", 20, "--workers", 0, "--device", "cpu", "--colour", 0.1)
+
+
+no_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +105,30 @@ def test_a_signal_saves_and_stops(
     result = run("train", images, "--test-data", test_images, "--resume", folder, "--workers", 0)
     assert result.code == 0, result.err
     assert_same(folder, undisturbed)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, no_cuda])])
+def test_a_run_goes_on_bit_for_bit_on_either_device(
+    images: Path, test_images: Path, tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    """In one process, since cuDNN chooses its kernels by their time; on a GPU the step is a graph, captured anew."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    common = ["train", images, "--test-data", test_images, "--device", device, "--workers", 0]
+    flags = ["--arch", "resnet20", "--batch", 8, "--iterations", 12, "--log-every", 3, "--eval-every", 6]
+    flags += ["--colour", 0.1]
+    assert run(*common, *flags, "-o", tmp_path / "undisturbed").code == 0
+    plain = network.test
+
+    def ask_to_stop(*arguments: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return plain(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(network, "test", ask_to_stop)
+        assert run(*common, *flags, "-o", tmp_path / "run").code == 128 + signal.SIGTERM
+    assert load_state(tmp_path / "run").iteration == 7
+    assert run(*common, "--resume", tmp_path / "run").code == 0
+    assert_same(tmp_path / "run", tmp_path / "undisturbed")
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(images: Path, test_images: Path, tmp_path: Path) -> None:
