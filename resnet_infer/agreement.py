@@ -15,11 +15,13 @@ from torch import Tensor
 
 from resnet_infer.backends.load import Model
 from resnet_infer.data.classes import class_indices
+from resnet_infer.data.loader import Crew
 from resnet_infer.data.sources import Source
 from resnet_infer.errors import DataError, UsageError
-from resnet_infer.evaluate import TOP_K, rank_of
+from resnet_infer.evaluate import TOP_K
 from resnet_infer.protocols import Protocol
-from resnet_infer.score import score
+from resnet_infer.score import Member, score_groups
+from resnet_infer.verdicts import ranks_of
 
 SMALLEST = 1e-37
 """Probabilities below it are taken for it: float32 has few bits left there, and none below 1e-45."""
@@ -135,10 +137,10 @@ def compare(
     *,
     advance: Callable[[float], None] = lambda images: None,
 ) -> Agreement:
-    """Two forms of one model: score every image with both; `advance` is called with 1 after every image and model.
+    """Two forms of one model: score every image with both; `advance` is called with every number of images done.
 
-    They may run on different devices, so each has its own pass. Raises UsageError if the models have other classes,
-    DataError if an image cannot be read or classes do not match.
+    They may run on different devices, so each has its own pass, by the same worker processes. Raises UsageError if the
+    models have other classes, DataError if an image cannot be read or classes do not match.
     """
     a, b = reference.manifest.spec, candidate.manifest.spec
     if a.classes != b.classes:
@@ -147,11 +149,11 @@ def compare(
         )
     truth = truth_of(reference, source)
     indices = range(len(source.samples))
-    return agreement(
-        probabilities(reference, protocol, source, indices, advance),
-        probabilities(candidate, protocol, source, indices, advance),
-        truth,
-    )
+    with Crew(source) as crew:
+        reference_NK, candidate_NK = (
+            probabilities(model, protocol, source, indices, advance, crew) for model in (reference, candidate)
+        )
+    return agreement(reference_NK, candidate_NK, truth)
 
 
 def truth_of(model: Model, source: Source) -> Sequence[int] | None:
@@ -167,15 +169,16 @@ def probabilities(
     source: Source,
     indices: Sequence[int],
     advance: Callable[[float], None] = lambda images: None,
+    crew: Crew | None = None,
 ) -> Tensor:
     """The protocol's probabilities of these images in order, p_NK; raises DataError naming one that cannot be read."""
     place = {index: row for row, index in enumerate(indices)}
     p_NK = torch.empty(len(indices), model.manifest.spec.classes)
-    for result in score(model, [protocol], source, indices=indices):
-        if result.probs_PK is None:
-            raise DataError(f"{source.samples[result.index].name}: {result.error}; leave it out of the comparison")
-        p_NK[place[result.index]] = result.probs_PK[0]
-        advance(1)
+    for images in score_groups([Member(model, (protocol,))], source, indices=indices, crew=crew):
+        if images.error:
+            raise DataError(f"{source.samples[images.indices[0]].name}: {images.error}; leave it out of the comparison")
+        p_NK[[place[index] for index in images.indices]] = images.values[0][:, 0]
+        advance(len(images.indices))
     return p_NK
 
 
@@ -191,7 +194,9 @@ def agreement(reference_NK: Tensor, candidate_NK: Tensor, truth: Sequence[int] |
 
 def errors(p_NK: Tensor, truth: Sequence[int]) -> int:
     """Top-1 errors, counted as `evaluate` counts them."""
-    return sum(rank_of(label, p_K) >= 1 for label, p_K in zip(truth, p_NK, strict=True))
+    p_N1K = p_NK[:, None]
+    truth_N11 = torch.tensor(truth).view(-1, 1, 1)
+    return int((ranks_of(p_N1K, p_N1K.gather(2, truth_N11)) >= 1).sum())
 
 
 def _log(p_NK: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 Every member is scored in its own preprocessing and on its own backend, over one decode; its classes are put into the
 first member's order before they are averaged.
 
-Shapes: P protocols of a member, Q rows, K classes.
+Shapes: N images, P rows of all members' protocols, Q with the ensemble's, K classes.
 """
 
 import math
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from resnet_infer.alignment import Order, reorder
+from resnet_infer.alignment import Order
 from resnet_infer.errors import UsageError
 from resnet_infer.protocols import Protocol
 from resnet_infer.score import Member
@@ -27,13 +27,14 @@ class Ensemble:
         """`weights` of None are equal ones. Raises UsageError for weights that are none."""
         self.members = members
         self.weights = normalised(weights, len(members))
-        self._orders = orders
         self._size = len(members[0].protocols)
-        self._reorders = any(order is not None for order in orders)
         if any(len(member.protocols) != self._size for member in members):
             raise ValueError("members of an ensemble have equally many protocols")
-        self._shares = torch.cat([weight * torch.eye(self._size) for weight in self.weights], 1)
-        """What each of the members' rows adds to each of the ensemble's."""
+        device = members[0].model.backend.info.device if self.averages else "cpu"
+        eye = torch.eye(self._size, dtype=torch.float64)
+        self._shares_QP = torch.cat([weight * eye for weight in self.weights], 1).to(device)
+        """What each of the members' rows adds to each of the ensemble's; float64, which no GPU rounds to TF32."""
+        self._orders = [None if order is None else torch.tensor(order, device=device) for order in orders]
 
     @property
     def averages(self) -> bool:
@@ -46,15 +47,19 @@ class Ensemble:
         own = [protocol for member in self.members for protocol in member.protocols]
         return own + list(self.members[0].protocols) if self.averages else own
 
-    def rows(self, probs_PK: Tensor) -> Tensor:
-        """The rows of `score_together`, then the ensemble's, all in the first member's order of classes."""
+    def rows(self, probs_NPK: Tensor) -> Tensor:
+        """The rows of `score_together`, then the ensemble's, (N, Q, K), all in the first member's order of classes.
+
+        Computed where the probabilities are, which is where the members run.
+        """
         if not self.averages:
-            return probs_PK
-        if self._reorders:
-            starts = range(0, len(probs_PK), self._size)
-            own = [reorder(probs_PK[at : at + self._size], o) for at, o in zip(starts, self._orders, strict=True)]
-            probs_PK = torch.cat(own)
-        return torch.cat((probs_PK, self._shares @ probs_PK))
+            return probs_NPK
+        own = []
+        for number, order in enumerate(self._orders):
+            rows_NPK = probs_NPK[:, number * self._size : (number + 1) * self._size]
+            own.append(rows_NPK if order is None else rows_NPK.index_select(2, order))
+        probs_NPK = torch.cat(own, 1)
+        return torch.cat((probs_NPK, (self._shares_QP @ probs_NPK.double()).float()), 1)
 
 
 def normalised(weights: Sequence[float] | None, members: int) -> tuple[float, ...]:

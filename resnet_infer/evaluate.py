@@ -2,14 +2,17 @@
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any, Literal, get_args
+
+import numpy as np
 
 from resnet_infer.alignment import naming
 from resnet_infer.alignment import orders as orders_of
 from resnet_infer.backends.load import Model
+from resnet_infer.counting import Counting
 from resnet_infer.data.classes import class_indices
-from resnet_infer.data.loader import IMAGE_TIMEOUT_S, auto_workers, load
+from resnet_infer.data.loader import IMAGE_TIMEOUT_S, Crew, auto_workers, load
 from resnet_infer.data.packing import Offload
 from resnet_infer.data.sources import Source
 from resnet_infer.ensemble import Ensemble
@@ -24,8 +27,9 @@ from resnet_infer.records import TOP_K
 from resnet_infer.report.console import note
 from resnet_infer.report.rows import EvalRow
 from resnet_infer.roll_call import RollCall
-from resnet_infer.score import Member, score_together
-from resnet_infer.tally import Tally, rank_of, records_of, wilson_interval
+from resnet_infer.score import Member, score_groups
+from resnet_infer.tally import Tally, wilson_interval
+from resnet_infer.verdicts import rank_of
 
 __all__ = ["TOP_K", "OnError", "evaluate", "evaluate_together", "rank_of", "wilson_interval"]
 
@@ -53,6 +57,7 @@ def evaluate_together(
     real: Sequence[Collection[int]] | None = None,
     recording: Recording | None = None,
     group: Processes | None = None,
+    crew: Crew | None = None,
     advance: Callable[[float], None] = lambda images: None,
 ) -> list[EvalRow]:
     """One row a protocol for every member, in their order, and then for their ensemble if there are several.
@@ -61,7 +66,8 @@ def evaluate_together(
 
     Unreadable images end the evaluation (`fail`), are left out of the count (`skip`) or count as errors
     (`count-wrong`); all are named on stderr and in the rows. With the last two, or an `image_timeout_s`, they are
-    decoded in worker processes, which may crash. `advance` is called with 1 after every image.
+    decoded in worker processes, which may crash; a `crew` of the source's keeps these for the next pass. `advance` is
+    called with every number of images done.
 
     `metrics` counts what is more than errors, over the images that can be read; `real` are their ReaL labels, by
     which metrics then say the error too.
@@ -86,8 +92,8 @@ def evaluate_together(
         truth = class_indices(source, labels, spec.classes)  # which says why it cannot
     ensemble = Ensemble(members, orders, weights)
     protocols = ensemble.protocols
-    counted = metrics or real is not None
-    tallies = [Tally(metrics=Metrics(spec.classes) if counted else None, real=real) for _ in protocols]
+    metrics = metrics or real is not None
+    tallies = [Tally(metrics=Metrics(spec.classes) if metrics else None, real=real) for _ in protocols]
     failure: ResnetInferError | None = None
     rows: list[EvalRow] = []
     with ExitStack() as stack:
@@ -98,33 +104,30 @@ def evaluate_together(
         there = recorder.images_there if recorder else 0
         todo = group.share(recorder.missing() if recorder else range(len(source.samples)))
         workers = _workers(workers, len(todo), members[0].model, group, image_timeout_s is not None)
-        results = score_together(
+        counting = Counting(ensemble, source.samples, truth, tallies, real=real, recorder=recorder)
+        results = score_groups(
             members,
             source,
+            reduce=counting.judge,
             indices=todo,
             batch_size=batch_size,
             workers=workers,
             offload=offload,
             image_timeout_s=image_timeout_s,
+            crew=crew,
         )
         roll = RollCall(group, advance, remedy=SILENT)
         advance(there)
         begun = time.perf_counter()
-        returned = bytearray(len(source.samples))
-        with roll.member():
-            for result in results:
-                index = result.index
-                sample = source.samples[index]
-                probs_QK = None if result.probs_PK is None else ensemble.rows(result.probs_PK)
-                records = records_of(index, sample, truth[index], protocols, probs_QK, result.error)
-                for tally, record in zip(tallies, records, strict=True):
-                    tally.add(record)
-                if recorder:
-                    recorder.add(records)
-                returned[index] = True
-                if result.error and on_error == "fail":
+        returned = np.zeros(len(source.samples), np.bool_)
+        with roll.member(), closing(results):
+            for images in results:
+                counting.count(images)
+                returned[images.indices] = True
+                if images.error and on_error == "fail":
                     roll.stop()
-                if roll.say():
+                if roll.say(len(images.indices)):
+                    results.close()
                     rest = [index for index in todo if not returned[index]]
                     for tally in tallies:
                         tally.unreadable |= _unreadable(source, protocols, rest, workers, image_timeout_s)

@@ -7,20 +7,20 @@ Shapes: N images, K classes.
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from resnet_infer.records import TOP_K
+from resnet_infer.verdicts import Verdicts
+
 BINS = 15
 """Of the expected calibration error: those of Guo et al.; bin m holds confidences in ((m - 1) / 15, m / 15]."""
-TOP_K = 5
 SMALLEST = 1e-37
 """A probability below it is taken for it in the likelihood: float32 has few bits left there."""
-HELD = 256
-"""Images that wait for one vectorised count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ class Bin:
 class Metrics:
     """Counts and sums over images of one model under one protocol; the order of images does not matter.
 
-    A tie with the true class is an error, as in `evaluate.rank_of`, and its prediction then another class.
+    A tie with the true class is an error, as in `verdicts.rank_of`, and its prediction then another class.
     """
 
     def __init__(self, classes: int) -> None:
@@ -47,7 +47,6 @@ class Metrics:
         self.real_images = 0
         """Images with at least one ReaL label."""
         self.real_errors = 0
-        self._waiting: list[tuple[int, Tensor]] = []
         self._confusion: Counter[tuple[int, int]] = Counter()
         self._class_images = torch.zeros(classes, dtype=torch.int64)
         self._class_top5_errors = torch.zeros(classes, dtype=torch.int64)
@@ -57,22 +56,27 @@ class Metrics:
         self._nll = 0.0
         self._brier = 0.0
 
-    def add(self, truth: int, probs_K: Tensor, real: Collection[int] | None = None) -> None:
-        """Count one image; `real` is its set of ReaL labels, empty where the image has none."""
-        if real:
-            self.real_images += 1
-            self.real_errors += not right_by_set(probs_K, real)
-        self._waiting.append((truth, probs_K))
-        self.images += 1
-        if len(self._waiting) >= HELD:
-            self._count()
+    def add(self, truth_N: Tensor, found: Verdicts) -> None:
+        """Count images, by their true classes and what was `judged` of them with metrics."""
+        rank_N, p_N, predicted_N = found.rank_N, found.truth_prob_N, found.predicted_N
+        confidence_N = found.top_probs_Nk[:, 0]
+        self.images += len(truth_N)
+        self.real_images += int((found.real_N >= 0).sum())
+        self.real_errors += int((found.real_N == 0).sum())
+        self._confusion.update(zip(truth_N.tolist(), predicted_N.tolist(), strict=True))
+        self._class_images += truth_N.bincount(minlength=self.classes)
+        self._class_top5_errors += truth_N[rank_N >= TOP_K].bincount(minlength=self.classes)
+        bin_N = ((confidence_N * BINS).ceil().long() - 1).clamp(0, BINS - 1)
+        self._bin_images += bin_N.bincount(minlength=BINS)
+        self._bin_right += bin_N[rank_N == 0].bincount(minlength=BINS)
+        self._bin_confidence += bin_N.bincount(confidence_N, minlength=BINS)
+        self._nll -= float(p_N.clamp(min=SMALLEST).log().sum())
+        self._brier += float((found.squares_N - 2 * p_N + 1).sum())
 
     def merge(self, other: "Metrics") -> None:
         """Add the images of another, as of another process. Raises ValueError if it has other classes."""
         if other.classes != self.classes:
             raise ValueError(f"metrics of {other.classes} classes cannot join those of {self.classes}")
-        self._count()
-        other._count()
         self._confusion.update(other._confusion)
         for name in ("images", "real_images", "real_errors", "_nll", "_brier"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
@@ -81,7 +85,6 @@ class Metrics:
 
     def bins(self) -> list[Bin]:
         """The reliability diagram, from the least confident images to the most."""
-        self._count()
         return [
             Bin(
                 low=100 * number / BINS,
@@ -144,33 +147,3 @@ class Metrics:
                 }
             )
         return records
-
-    def _count(self) -> None:
-        if not self._waiting:
-            return
-        truth_N = torch.tensor([truth for truth, _ in self._waiting])
-        p_NK = torch.stack([probs_K for _, probs_K in self._waiting]).double()
-        self._waiting = []
-        p_N = p_NK.gather(1, truth_N[:, None]).squeeze(1)
-        rank_N = (p_NK >= p_N[:, None]).sum(1) - 1
-        confidence_N = p_NK.max(1).values
-        others_NK = p_NK.scatter(1, truth_N[:, None], -1)
-        predicted_N = torch.where(rank_N == 0, truth_N, others_NK.argmax(1))
-        self._confusion.update(zip(truth_N.tolist(), predicted_N.tolist(), strict=True))
-        self._class_images += truth_N.bincount(minlength=self.classes)
-        self._class_top5_errors += truth_N[rank_N >= TOP_K].bincount(minlength=self.classes)
-        bin_N = ((confidence_N * BINS).ceil().long() - 1).clamp(0, BINS - 1)
-        self._bin_images += bin_N.bincount(minlength=BINS)
-        self._bin_right += bin_N[rank_N == 0].bincount(minlength=BINS)
-        self._bin_confidence += bin_N.bincount(confidence_N, minlength=BINS)
-        self._nll -= float(p_N.clamp(min=SMALLEST).log().sum())
-        self._brier += float((p_NK.square().sum(1) - 2 * p_N + 1).sum())
-
-
-def right_by_set(probs_K: Tensor, right: Collection[int]) -> bool:
-    """Whether the best class is one of these; a tie with a class outside of them counts against it."""
-    among_K = torch.zeros(len(probs_K), dtype=torch.bool)
-    among_K[list(right)] = True
-    if bool(among_K.all()):
-        return True
-    return bool(probs_K[among_K].max() > probs_K[~among_K].max())

@@ -1,8 +1,7 @@
 """The best classes of images."""
 
 from collections.abc import Iterator, Sequence
-
-from torch import Tensor
+from functools import partial
 
 from resnet_infer.backends.load import Model
 from resnet_infer.data.packing import Offload
@@ -10,7 +9,8 @@ from resnet_infer.data.sources import Source
 from resnet_infer.errors import UsageError
 from resnet_infer.protocols import Protocol
 from resnet_infer.report.rows import Prediction
-from resnet_infer.score import score
+from resnet_infer.score import Member, score_groups
+from resnet_infer.verdicts import best
 
 
 def predict(
@@ -35,37 +35,37 @@ def predict(
     waiting: dict[int, Prediction] = {}
     order = iter(range(len(source.samples)) if indices is None else indices)
     due = next(order, None)
-    results = score(
-        model,
-        [protocol],
+    results = score_groups(
+        [Member(model, (protocol,))],
         source,
+        reduce=partial(best, top_k),
         indices=indices,
         batch_size=batch_size,
         workers=workers,
         offload=offload,
         image_timeout_s=image_timeout_s,
     )
-    for result in results:
-        path = source.samples[result.index].name
-        if result.probs_PK is None:
-            waiting[result.index] = Prediction(path=path, error=result.error)
+    for images in results:
+        if images.error:
+            index = images.indices[0]
+            waiting[index] = Prediction(path=source.samples[index].name, error=images.error)
         else:
-            waiting[result.index] = Prediction(
-                path=path,
-                model=model.name,
-                protocol=protocol.name,
-                backend=model.backend.info.name,
-                predictions=_best(model, result.probs_PK[0], top_k),
-            )
+            for index, (probs, classes) in zip(images.indices, images.values[0][:, 0].tolist(), strict=True):
+                waiting[index] = Prediction(
+                    path=source.samples[index].name,
+                    model=model.name,
+                    protocol=protocol.name,
+                    backend=model.backend.info.name,
+                    predictions=_named(model, probs, classes),
+                )
         while due is not None and due in waiting:
             yield waiting.pop(due)
             due = next(order, None)
 
 
-def _best(model: Model, probs_K: Tensor, top_k: int) -> list[dict[str, object]]:
-    values, indices = probs_K.topk(min(top_k, len(probs_K)))
+def _named(model: Model, probs: Sequence[float], classes: Sequence[float]) -> list[dict[str, object]]:
     labels = model.manifest.labels
     return [
-        {"index": index, "label": labels.names[index] if labels else None, "prob": round(prob, 6)}
-        for prob, index in zip(values.tolist(), indices.tolist(), strict=True)
+        {"index": int(index), "label": labels.names[int(index)] if labels else None, "prob": round(prob, 6)}
+        for prob, index in zip(probs, classes, strict=True)
     ]

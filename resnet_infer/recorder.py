@@ -7,10 +7,11 @@ index, the result takes FILE's place in one step, and the folder goes.
 Several processes write into one folder; where they have no common storage, their parts are handed over at the end.
 """
 
+import itertools
 import time
 from array import array
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,8 @@ from resnet_infer.tally import Tally
 PART_IMAGES = 1024
 PART_S = 5.0
 """A part is written after so many images or seconds, whichever comes first."""
+COUNTED = 1024
+"""Earlier records that are counted at once."""
 CHUNK_BYTES = 2**24
 """Of a part that travels to the leading process."""
 
@@ -124,6 +127,11 @@ class Recorder:
         """How many images need not be scored again."""
         return int(self._there.sum())
 
+    @property
+    def keeps_probabilities(self) -> bool:
+        """Whether records are to hold every class's probability."""
+        return self._identity.probabilities
+
     def missing(self) -> Sequence[int]:
         """The images that are still to be scored, in order; those that could not be read are among them."""
         if not self._there.any():
@@ -133,22 +141,24 @@ class Recorder:
     def count(self, tallies: Sequence[Tally]) -> None:
         """Add the earlier records that fall to this process to the tallies of their protocols."""
         tally_of = dict(zip(self._identity.protocol_names, tallies, strict=True))
+        records = self._earlier()
+        while some := list(itertools.islice(records, COUNTED)):
+            for name, tally in tally_of.items():
+                tally.add_records([record for record in some if record.protocol == name])
+
+    def _earlier(self) -> Iterator[Record]:
         if self._finished:
-            for record in open_predictions(self._path)[1] if self._group.leads else ():
-                tally_of[record.protocol].add(record)
+            yield from open_predictions(self._path)[1] if self._group.leads else ()
             return
         due = self._own.copy()
         for part in reversed(self._parts.paths()) if due.any() else ():
             for image in self._parts.images_of(part):
                 if due[image[0].index] and not image[0].error:
                     due[image[0].index] = False
-                    for record in image:
-                        tally_of[record.protocol].add(record)
+                    yield from image
 
     def add(self, records: Sequence[Record]) -> None:
         """Take all records of one image; OSError if a part cannot be written."""
-        if not self._identity.probabilities:
-            records = [replace(record, probs_K=None) for record in records]
         self._waiting += records
         self._images += 1
         if self._images >= PART_IMAGES or time.monotonic() - self._written_at >= PART_S:

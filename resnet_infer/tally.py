@@ -1,12 +1,13 @@
-"""Counting scored images: the one place where a score becomes an error or none.
+"""Counting scored images: the one place where a verdict becomes an error or none, and where records of it are made.
 
-Shapes: P protocols, K classes.
+Shapes: N images, Q protocols and ensembles, K classes, k of the best five.
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from resnet_infer.errors import UsageError
 from resnet_infer.metrics import Metrics
 from resnet_infer.protocols import Protocol
 from resnet_infer.records import TOP_K, Record
+from resnet_infer.verdicts import Verdicts, judged, verdicts_of
 
 
 @dataclass(slots=True)
@@ -32,22 +34,36 @@ class Tally:
     real: Sequence[Collection[int]] | None = None
     """Every image's ReaL labels, of which the metrics then say the error."""
 
-    def add(self, record: Record) -> None:
-        """Count one image; UsageError for a record of earlier that lacks the probabilities that metrics need."""
-        if record.rank is None:
-            self.unreadable[record.index] = record.error
-            return
-        self.images += 1
-        self.top1_errors += record.rank >= 1
-        self.top5_errors += record.rank >= TOP_K
+    def add(self, truth_N: Tensor, found: Verdicts) -> None:
+        """Count images by their true classes and what was judged of them."""
+        rank_N = found.rank_N
+        self.images += len(rank_N)
+        self.top1_errors += int((rank_N >= 1).sum())
+        self.top5_errors += int((rank_N >= TOP_K).sum())
         if self.metrics:
-            if record.probs_K is None or record.truth is None:
-                raise UsageError(
-                    "--metrics needs every class's probability, which the records there do not have; "
-                    "go on without --metrics, or start anew with --probabilities"
-                )
-            real = self.real[record.index] if self.real else None
-            self.metrics.add(record.truth, torch.from_numpy(record.probs_K), real)
+            self.metrics.add(truth_N, found)
+
+    def add_records(self, records: Sequence[Record]) -> None:
+        """Count records of earlier; UsageError if they lack the probabilities that metrics need."""
+        self.unreadable |= {record.index: record.error for record in records if record.rank is None}
+        there = [record for record in records if record.rank is not None]
+        if not self.metrics:
+            self.images += len(there)
+            self.top1_errors += sum(record.rank >= 1 for record in there if record.rank is not None)
+            self.top5_errors += sum(record.rank >= TOP_K for record in there if record.rank is not None)
+            return
+        full = [record.probs_K for record in there if record.probs_K is not None]
+        truth = [record.truth for record in there if record.truth is not None]
+        if not len(full) == len(truth) == len(there):
+            raise UsageError(
+                "--metrics needs every class's probability, which the records there do not have; "
+                "go on without --metrics, or start anew with --probabilities"
+            )
+        if there:
+            real = [self.real[record.index] for record in there] if self.real else None
+            probs_N1K = torch.from_numpy(np.stack(full))[:, None]
+            truth_N = torch.tensor(truth)
+            self.add(truth_N, verdicts_of(judged(probs_N1K, truth_N, metrics=True, real=real)[:, 0]))
 
     def merge(self, other: "Tally") -> None:
         """Add the images of another process."""
@@ -60,42 +76,45 @@ class Tally:
 
 
 def records_of(
-    index: int, sample: Sample, truth: int, protocols: Sequence[Protocol], probs_PK: Tensor | None, error: str = ""
-) -> list[Record]:
-    """What is said of one image, a record a protocol; `probs_PK` of None is an image that could not be read."""
-    if probs_PK is None:
-        return [
-            Record(index=index, protocol=p.name, name=sample.name, label=sample.label, truth=truth, error=error)
-            for p in protocols
-        ]
-    best = probs_PK.topk(min(TOP_K, probs_PK.shape[1]))
-    columns = (best.indices.tolist(), best.values.tolist(), ranks_of(truth, probs_PK), probs_PK.numpy())
-    return [
-        Record(
-            index=index,
-            protocol=protocol.name,
-            name=sample.name,
-            label=sample.label,
-            truth=truth,
-            rank=rank,
-            truth_prob=float(probs_K[truth]),
-            top_classes=top_classes,
-            top_probs=top_probs,
-            probs_K=probs_K,
-        )
-        for protocol, top_classes, top_probs, rank, probs_K in zip(protocols, *columns, strict=True)
+    indices: Sequence[int],
+    samples: Sequence[Sample],
+    truth_N: Sequence[int],
+    protocols: Sequence[Protocol],
+    verdicts: Sequence[Verdicts],
+    probs_NQK: Tensor | None,
+) -> Iterator[list[Record]]:
+    """What is said of each of these images, a record a protocol."""
+    columns = [
+        (v.rank_N.tolist(), v.truth_prob_N.tolist(), v.top_classes_Nk.tolist(), v.top_probs_Nk.tolist())
+        for v in verdicts
     ]
+    for place, index in enumerate(indices):
+        sample = samples[index]
+        yield [
+            Record(
+                index=index,
+                protocol=protocol.name,
+                name=sample.name,
+                label=sample.label,
+                truth=truth_N[place],
+                rank=rank_N[place],
+                truth_prob=truth_prob_N[place],
+                top_classes=top_classes_Nk[place],
+                top_probs=top_probs_Nk[place],
+                probs_K=None if probs_NQK is None else probs_NQK[place, row].numpy(),
+            )
+            for row, (protocol, (rank_N, truth_prob_N, top_classes_Nk, top_probs_Nk)) in enumerate(
+                zip(protocols, columns, strict=True)
+            )
+        ]
 
 
-def ranks_of(truth: int, probs_PK: Tensor) -> list[int]:
-    """How many classes score above the true one; equal scores count against it, so a constant model earns nothing."""
-    ranks: list[int] = ((probs_PK >= probs_PK[:, truth, None]).sum(1) - 1).tolist()
-    return ranks
-
-
-def rank_of(truth: int, probs_K: Tensor) -> int:
-    """`ranks_of` one protocol."""
-    return ranks_of(truth, probs_K[None])[0]
+def records_without(index: int, sample: Sample, truth: int, protocols: Sequence[Protocol], error: str) -> list[Record]:
+    """What is said of an image that could not be read."""
+    return [
+        Record(index=index, protocol=p.name, name=sample.name, label=sample.label, truth=truth, error=error)
+        for p in protocols
+    ]
 
 
 def wilson_interval(errors: int, images: int) -> tuple[float, float]:

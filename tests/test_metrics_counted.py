@@ -1,7 +1,6 @@
 """Metrics against scikit-learn where it has them, and image by image from their definitions where it has not."""
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +11,8 @@ from sklearn.metrics import confusion_matrix, log_loss, recall_score
 from torch import Tensor
 
 from resnet_infer.evaluate import rank_of
-from resnet_infer.metrics import BINS, HELD, Metrics, right_by_set
+from resnet_infer.metrics import BINS, Metrics
+from resnet_infer.verdicts import judged, right_by_sets, verdicts_of
 
 
 def drawn(images: int, classes: int, seed: int) -> tuple[list[int], Tensor]:
@@ -24,10 +24,13 @@ def drawn(images: int, classes: int, seed: int) -> tuple[list[int], Tensor]:
     return truth.tolist(), logits_NK.softmax(1)
 
 
-def counted(truth: list[int], p_NK: Tensor, **more: Any) -> Metrics:
+def counted(truth: list[int], p_NK: Tensor, real: list[set[int]] | None = None, at_once: int = 256) -> Metrics:
     metrics = Metrics(p_NK.shape[1])
-    for true, p_K in zip(truth, p_NK, strict=True):
-        metrics.add(true, p_K, **more)
+    for at in range(0, len(truth), at_once):
+        some = slice(at, at + at_once)
+        truth_N = torch.tensor(truth[some])
+        block_NQC = judged(p_NK[some, None], truth_N, metrics=True, real=None if real is None else real[some])
+        metrics.add(truth_N, verdicts_of(block_NQC[:, 0]))
     return metrics
 
 
@@ -44,7 +47,7 @@ def ece_by_definition(truth: list[int], p_NK: Tensor) -> float:
     return 100 * total
 
 
-@pytest.mark.parametrize(("images", "classes"), [(2 * HELD + 17, 10), (300, 37), (5, 3)])
+@pytest.mark.parametrize(("images", "classes"), [(529, 10), (300, 37), (5, 3)])
 def test_metrics_are_scikit_learns(images: int, classes: int) -> None:
     truth, p_NK = drawn(images, classes, images)
     found = counted(truth, p_NK).to_dict()
@@ -111,10 +114,8 @@ def test_errors_with_ties_are_those_of_an_evaluation(levels: list[list[int]], da
 def test_parts_merge_to_the_whole_in_any_order() -> None:
     truth, p_NK = drawn(700, 10, 3)
     real = [{0}, set(), {1, 2}]
-    whole, parts = Metrics(10), [Metrics(10) for _ in range(3)]
-    for number, (true, p_K) in enumerate(zip(truth, p_NK, strict=True)):
-        whole.add(true, p_K, real[number % 3])
-        parts[number % 3].add(true, p_K, real[number % 3])
+    whole = counted(truth, p_NK, [real[number % 3] for number in range(700)], at_once=1)
+    parts = [counted(truth[k::3], p_NK[k::3], [real[k]] * len(truth[k::3])) for k in range(3)]
     joined = Metrics(10)
     for part in reversed(parts):
         joined.merge(part)
@@ -143,9 +144,7 @@ def test_names_are_given_to_the_classes_that_have_one() -> None:
 
 def test_images_without_a_real_label_are_left_out_and_any_of_several_is_right() -> None:
     p_NK = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.7, 0.2], [0.2, 0.1, 0.7], [0.5, 0.3, 0.2]])
-    metrics = Metrics(3)
-    for true, p_K, real in zip([0, 0, 0, 0], p_NK, [{0}, {0, 1}, set(), {1, 2}], strict=True):
-        metrics.add(true, p_K, real)
+    metrics = counted([0, 0, 0, 0], p_NK, [{0}, {0, 1}, set(), {1, 2}])
     assert metrics.to_dict()["real"] == {
         "images": 3, "left_out": 1, "top1_errors": 1, "top1_err": pytest.approx(100 / 3),
     }  # fmt: skip
@@ -157,11 +156,11 @@ def test_a_set_is_right_if_one_of_its_classes_beats_all_others(levels: list[int]
     right = data.draw(st.sets(st.integers(0, len(levels) - 1), min_size=1))
     outside = [level for index, level in enumerate(levels) if index not in right]
     best = max(levels[index] for index in right)
-    assert right_by_set(torch.tensor(levels) / 4, right) == all(best > level for level in outside)
+    assert bool(right_by_sets(torch.tensor(levels)[None, None] / 4, [right])) == all(best > level for level in outside)
 
 
 def test_one_label_is_judged_as_the_rank_judges_it() -> None:
     truth, p_NK = drawn(50, 6, 1)
     for true, p_K in zip(truth, p_NK, strict=True):
-        assert right_by_set(p_K, {true}) == (rank_of(true, p_K) == 0)
+        assert bool(right_by_sets(p_K[None, None], [{true}])) == (rank_of(true, p_K) == 0)
         assert math.isclose(float(p_K.sum()), 1, rel_tol=1e-5)

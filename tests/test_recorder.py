@@ -92,7 +92,7 @@ def finish(model: Model, source: Source, file: Path, whole: tuple[list[EvalRow],
     scored: list[float] = []
     recording = Recording(path=file, resume=True)
     rows = evaluate(model, TESTS, source, workers=0, recording=recording, advance=scored.append)
-    assert scored == [there] + [1] * (COUNT - there)
+    assert (scored[0], sum(scored)) == (there, COUNT)
     for row, one in zip(rows, whole[0], strict=True):
         assert (row.images, row.top1_errors, row.top5_errors) == (one.images, one.top1_errors, one.top5_errors)
         assert row.resumed == there

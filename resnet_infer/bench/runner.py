@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,14 +15,16 @@ from resnet_infer.bench.subjects import Opener
 from resnet_infer.bench.sweep import RANDOM, Cell, Subject, Sweep
 from resnet_infer.data.decode import decode
 from resnet_infer.data.kept import Loaded
+from resnet_infer.data.loader import Crew
 from resnet_infer.data.packing import Offload
 from resnet_infer.data.sources import Source
 from resnet_infer.errors import DataError, ResnetInferError
-from resnet_infer.evaluate import evaluate
+from resnet_infer.evaluate import TOP_K, evaluate
 from resnet_infer.protocols import Protocol, Size, protocol_for
 from resnet_infer.report.measurements import BenchRow, Ceilings
 from resnet_infer.report.rows import EvalRow
-from resnet_infer.score import check_served, score
+from resnet_infer.score import Member, check_served, score_groups
+from resnet_infer.verdicts import best
 
 UNSTEADY_PCT = 3.0
 """Coefficient of variation above which a row is called unsteady."""
@@ -102,16 +105,23 @@ class Runner:
         if self.data is None:
             raise DataError(f"the measurement {cell.measurement} needs images: give --data DATA")
         source = Loaded(self.data.source) if cell.measurement == "memory" else self.data.source
-        kept: dict[str, Any] = {"batch_size": cell.batch_size, "workers": self.workers, "offload": self.offload}
+        with Crew(source) as crew:
+            kept: dict[str, Any] = {
+                "batch_size": cell.batch_size,
+                "workers": self.workers,
+                "offload": self.offload,
+                "crew": crew,
+            }
 
-        def once() -> int:
-            return sum(result.probs_PK is not None for result in score(model, [protocol], source, **kept))
+            def once() -> int:
+                results = score_groups([Member(model, (protocol,))], source, reduce=partial(best, TOP_K), **kept)
+                return sum(len(images.indices) for images in results if not images.error)
 
-        counted = None
-        if self._labelled(model, cell):
-            counted = evaluate(model, [protocol], source, on_error="skip", **kept)[0]
-        device = torch.device(model.backend.info.device)
-        return measure_path(once, repeats=sweep.repeats, device=device, warm_up=counted is None), counted
+            counted = None
+            if self._labelled(model, cell):
+                counted = evaluate(model, [protocol], source, on_error="skip", **kept)[0]
+            device = torch.device(model.backend.info.device)
+            return measure_path(once, repeats=sweep.repeats, device=device, warm_up=counted is None), counted
 
     def _labelled(self, model: Model, cell: Cell) -> bool:
         """Whether the data's classes are the model's: then errors are counted, in the warm-up."""

@@ -4,16 +4,18 @@ An image that cannot be read is a result too: its tiles are missing and its erro
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from itertools import islice
 
 import torch
 from torch import Tensor
 
-from resnet_infer.data.packing import Offload, Prepared, Rendered, pack, prepare, unpack
+from resnet_infer.data.packing import Chunk, Offload, Prepared, Record, Rendered, pack, prepare, unpack
 from resnet_infer.data.sources import Source
 from resnet_infer.data.transfer import Upload
-from resnet_infer.data.workers import Allocate, Made, Task, in_workers
+from resnet_infer.data.worker import Allocate, Made, Task
+from resnet_infer.data.workers import Pool
 from resnet_infer.protocols import Protocol
 
 CHUNK = 16
@@ -24,6 +26,8 @@ FEW = 64
 """Up to so many images, starting worker processes costs more than it gains."""
 IMAGE_TIMEOUT_S = 60.0
 """For one image in a worker process, from its first byte read to its last tile; the largest allowed take seconds."""
+
+How = tuple[tuple[Protocol, ...], Offload]
 
 
 def auto_workers(images: int, device: str, guarded: bool = False) -> int:
@@ -46,6 +50,39 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+class Crew:
+    """The worker processes of a source, for as many passes over it as are made `with` it.
+
+    They start with the first pass that wants them and wait between passes, whatever the protocols. A pass that ends
+    early, as by an error, ends them; the next one starts anew, as does one that asks for another number.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self._pool: Pool | None = None
+
+    def __enter__(self) -> "Crew":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes."""
+        if self._pool:
+            self._pool.stop()
+            self._pool = None
+
+    def work(
+        self, how: How, indices: Sequence[int], size: int, workers: int, limit_s: float
+    ) -> Generator[Task, None, None]:
+        """See `Pool.run`; raises RuntimeError while another pass is under way."""
+        if self._pool and self._pool.workers != workers:
+            self.close()
+        self._pool = self._pool or Pool(_Chunks(self.source), workers)
+        return self._pool.run(how, indices, size, limit_s)
+
+
 def load(
     source: Source,
     protocols: Sequence[Protocol],
@@ -58,25 +95,49 @@ def load(
 ) -> Iterator[Rendered]:
     """Every image of `indices` in order, rendered; with no protocols, only decoded, to see whether it can be.
 
+    See `load_chunks`.
+    """
+    with Crew(source) as crew:
+        for chunk in load_chunks(crew, protocols, indices, workers, image_timeout_s, offload=offload, upload=upload):
+            yield from chunk.images()
+
+
+def load_chunks(
+    crew: Crew,
+    protocols: Sequence[Protocol],
+    indices: Sequence[int],
+    workers: int,
+    image_timeout_s: float = IMAGE_TIMEOUT_S,
+    *,
+    offload: Offload = "nothing",
+    upload: Upload | None = None,
+) -> Generator[Chunk, None, None]:
+    """The images of `indices` in order, several at a time.
+
     In worker processes, an image that crashes its decoder or takes longer than `image_timeout_s` is a record too.
     `workers` of 0 works in this process, without that guard. `upload` takes a block of bytes to the device, where
     tiles are cut and what is `offload`ed is done. Raises DataError if worker processes cannot be kept alive.
     """
-    chunks = _Chunks(source, tuple(protocols), indices, offload)
+    how = tuple(protocols), offload
     upload = upload or Upload(torch.device("cpu"))
     size = max(1, min(CHUNK, -(-len(indices) // max(1, 2 * workers))))
-    tasks = in_workers(chunks, len(indices), size, workers, image_timeout_s) if workers else chunks.all_here(size)
-    for some in _together(tasks, 1 if offload == "nothing" else TOGETHER // size):
-        made = unpack([task.made for task in some], chunks.protocols, upload)
-        for task in some:
-            for item in task.items:
-                yield Rendered(index=indices[item], error=task.lost[item]) if item in task.lost else next(made)
+    if workers:
+        tasks = crew.work(how, indices, size, workers, image_timeout_s)
+    else:
+        tasks = _Chunks(crew.source).all_here(how, indices, size)
+    at_once = 1 if offload == "nothing" else max(1, TOGETHER // size)
+    with closing(tasks):
+        while some := list(islice(tasks, at_once)):
+            yield unpack([_with_lost(task) for task in some], how[0], upload)
 
 
-def _together(tasks: Iterator[Task], count: int) -> Iterator[list[Task]]:
-    """So many at a time."""
-    while some := list(islice(tasks, max(1, count))):
-        yield some
+def _with_lost(task: Task) -> tuple[Tensor, list[Record]]:
+    """What a task made, with records of the images that cost a worker process."""
+    block, made = task.made
+    if not task.lost:
+        return block, made
+    found = iter(made)
+    return block, [Record(i, error=task.lost[i]) if i in task.lost else next(found) for i in task.items]
 
 
 def _here(size: int) -> Tensor:
@@ -84,31 +145,26 @@ def _here(size: int) -> Tensor:
 
 
 class _Chunks:
-    """Images by their position in `indices`, several at a time, packed into one block."""
+    """Images by their position in the source, several at a time, packed into one block."""
 
-    def __init__(
-        self, source: Source, protocols: tuple[Protocol, ...], indices: Sequence[int], offload: Offload
-    ) -> None:
+    def __init__(self, source: Source) -> None:
         self.source = source
-        self.protocols = protocols
-        self.indices = indices
-        self.offload = offload
 
     def name(self, item: int) -> str:
-        return self.source.samples[self.indices[item]].name
+        return self.source.samples[item].name
 
-    def all_here(self, size: int) -> Iterator[Task]:
+    def all_here(self, how: How, indices: Sequence[int], size: int) -> Generator[Task, None, None]:
         """The tasks, done in this process."""
-        for at in range(0, len(self.indices), size):
-            items = range(at, min(len(self.indices), at + size))
-            yield Task(items, made=self.make(items, lambda item: None, _here))
+        for at in range(0, len(indices), size):
+            items = indices[at : at + size]
+            yield Task(items, made=self.make(how, items, lambda item: None, _here))
 
-    def make(self, items: Sequence[int], begin: Callable[[int], None], allocate: Allocate) -> Made:
+    def make(self, how: How, items: Sequence[int], begin: Callable[[int], None], allocate: Allocate) -> Made:
         prepared = []
         for item in items:
             begin(item)
-            prepared.append(self._prepared(self.indices[item]))
+            prepared.append(self._prepared(item, *how))
         return pack(prepared, allocate)
 
-    def _prepared(self, index: int) -> Prepared:
-        return prepare(index, lambda: self.source.read(self.source.samples[index]), self.protocols, self.offload)
+    def _prepared(self, index: int, protocols: tuple[Protocol, ...], offload: Offload) -> Prepared:
+        return prepare(index, lambda: self.source.read(self.source.samples[index]), protocols, offload)

@@ -2,19 +2,20 @@
 
 What is in the block depends on what is left to the device: regions of resized images, decoded images, or JPEG files.
 
-Shapes: C is 3, H and W pixels.
+Shapes: B images, C is 3, H and W pixels.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from resnet_infer.data.decode import decode, decode_jpegs, jpeg_header
-from resnet_infer.data.render import cut, distinct_tiles, regions, render
+from resnet_infer.data.render import distinct_tiles, layouts, regions, render
 from resnet_infer.data.sources import Pixels
 from resnet_infer.data.transfer import Upload
 from resnet_infer.errors import DataError
@@ -39,6 +40,20 @@ class Rendered:
 
 
 @dataclass(frozen=True, slots=True)
+class Group:
+    """Images of a chunk whose tiles lie alike: each tile of all of them is one tensor."""
+
+    numbers: Sequence[int]
+    """Positions in the chunk."""
+    indices: Sequence[int]
+    """Positions in the source."""
+    size: Size
+    """(height, width) in pixels of the first; the others have the same views of tiles of the same size."""
+    tiles: tuple[Tensor, ...]
+    """uint8, (B, height, width, 3), in the order of `distinct_tiles`; on the device that the block was sent to."""
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """What a worker says of one image whose bytes lie in the block."""
 
@@ -47,6 +62,8 @@ class Record:
     form: Form = "image"
     length: int = 0
     """Bytes in the block."""
+    start: int = 0
+    """Of its first byte there."""
     error: str = ""
 
 
@@ -81,69 +98,88 @@ def prepare(
 
 
 def pack(images: Sequence[Prepared], allocate: Callable[[int], Tensor]) -> tuple[Tensor, list[Record]]:
-    """All parts in one block of `allocate(bytes)`: every block sent costs a file descriptor."""
+    """All parts in one block of `allocate(bytes)`: every block sent costs a file descriptor.
+
+    Images of one size lie side by side, so that their tiles can be cut at once; the records keep the images' order.
+    """
     block = allocate(sum(image.record.length for image in images))
+    records = [image.record for image in images]
     offset = 0
-    for image in images:
-        for part in image.parts:  # straight from the resized image into the block: the only copy on this side
+    for number in sorted(range(len(images)), key=lambda number: records[number].size):
+        records[number] = replace(records[number], start=offset)
+        for part in images[number].parts:  # straight from the resized image into the block: the only copy on this side
             block[offset : offset + part.numel()].view(part.shape).copy_(part)
             offset += part.numel()
-    return block, [image.record for image in images]
+    return block, records
 
 
-def unpack(
-    parts: Sequence[tuple[Tensor, Sequence[Record]]], protocols: tuple[Protocol, ...], upload: Upload
-) -> Iterator[Rendered]:
-    """The images' tiles on the device, in order; `upload` takes each part's block there.
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The images of a block on the device."""
+
+    records: Sequence[Record]
+    groups: Sequence[Group]
+    errors: Mapping[int, str]
+    """Why there is no image, by position in the chunk."""
+
+    def images(self) -> Iterator[Rendered]:
+        """One by one, in order."""
+        found = {number: (group, place) for group in self.groups for place, number in enumerate(group.numbers)}
+        for number, record in enumerate(self.records):
+            tiles: tuple[Tensor, ...] = ()
+            if number in found:
+                group, place = found[number]
+                tiles = tuple(tile_BHWC[place] for tile_BHWC in group.tiles)
+            yield Rendered(index=record.index, size=record.size, tiles=tiles, error=self.errors.get(number, ""))
+
+
+def unpack(parts: Sequence[tuple[Tensor, Sequence[Record]]], protocols: tuple[Protocol, ...], upload: Upload) -> Chunk:
+    """The images' tiles on the device; `upload` takes each part's block there.
 
     Images of one size are rendered together, and JPEG files are decoded in one call, both on a stream beside the
     device's current one, which waits for them.
     """
     records = [record for _, some in parts for record in some]
-    held = [each for block, some in parts for each in _sent(block, some, upload)]
     errors = {number: record.error for number, record in enumerate(records) if record.error}
-    of_form: dict[Form, list[int]] = {"regions": [], "image": [], "jpeg": []}
-    for number, record in enumerate(records):
-        if record.length:
-            of_form[record.form].append(number)
-    tiles: dict[int, tuple[Tensor, ...]] = {}
-    if of_form["image"] or of_form["jpeg"]:
-        with upload.aside() as hand_over:
-            images = {n: held[n].view(*records[n].size, 3).permute(2, 0, 1) for n in of_form["image"]}
-            decoded = decode_jpegs([held[n] for n in of_form["jpeg"]], upload.device)
-            for number, found in zip(of_form["jpeg"], decoded, strict=True):
+    groups: list[Group] = []
+    rendered: dict[int, Tensor] = {}
+    files: dict[int, Tensor] = {}
+    number = 0
+    with ExitStack() as stack:
+        hand_over = None
+        if any(record.length and record.form != "regions" for record in records):
+            hand_over = stack.enter_context(upload.aside())
+        for block, some in parts:
+            sent = upload(block) if any(record.length and record.form != "jpeg" for record in some) else block
+            groups += _cut_regions(sent, some, number, protocols)
+            for record in some:
+                span = slice(record.start, record.start + record.length)
+                if record.length and record.form == "jpeg":
+                    files[number] = block[span]
+                elif record.length and record.form == "image":
+                    rendered[number] = sent[span].view(*record.size, 3).permute(2, 0, 1)
+                number += 1
+        if hand_over:
+            for number, found in zip(files, decode_jpegs(list(files.values()), upload.device), strict=True):
                 if isinstance(found, str):
                     errors[number] = found
                 else:
-                    images[number] = found
-            tiles = _render_by_size(images, protocols, errors, hand_over)
-    for number in of_form["regions"]:
-        tiles[number] = tuple(_cut_regions(held[number], records[number].size, protocols))
-    for number, record in enumerate(records):
-        error = errors.get(number, "")
-        yield Rendered(index=record.index, size=record.size, tiles=tiles.get(number, ()), error=error)
-
-
-def _sent(block: Tensor, records: Sequence[Record], upload: Upload) -> Iterator[Tensor]:
-    """Every image's bytes, on the device; JPEG files stay where they are, since their decoder reads them there."""
-    ends = list(accumulate(record.length for record in records))
-    travels = any(record.length and record.form != "jpeg" for record in records)
-    sent = upload(block) if travels else block
-    for record, end in zip(records, ends, strict=True):
-        yield (block if record.form == "jpeg" else sent)[end - record.length : end]
+                    rendered[number] = found
+            groups += _render_by_size(rendered, records, protocols, errors, hand_over)
+    return Chunk(records, groups, errors)
 
 
 def _render_by_size(
     images: dict[int, Tensor],
+    records: Sequence[Record],
     protocols: tuple[Protocol, ...],
     errors: dict[int, str],
     hand_over: Callable[[Sequence[Tensor]], None],
-) -> dict[int, tuple[Tensor, ...]]:
+) -> Iterator[Group]:
     """The tiles of decoded images, those of one size together; notes in `errors` what cannot be rendered."""
     by_size: dict[Size, list[int]] = {}
     for number, x_CHW in images.items():
         by_size.setdefault((x_CHW.shape[1], x_CHW.shape[2]), []).append(number)
-    rendered: dict[int, tuple[Tensor, ...]] = {}
     for size, numbers in by_size.items():
         x_BHWC = torch.stack([images[number].permute(1, 2, 0) for number in numbers])  # channels stay innermost
         try:
@@ -152,18 +188,29 @@ def _render_by_size(
             errors.update(dict.fromkeys(numbers, str(error)))
             continue
         hand_over(tiles)
-        for place, number in enumerate(numbers):
-            rendered[number] = tuple(tile_BHWC[place] for tile_BHWC in tiles)
-    return rendered
+        yield Group(numbers, [records[number].index for number in numbers], size, tuple(tiles))
 
 
-def _cut_regions(pixels: Tensor, size: Size, protocols: tuple[Protocol, ...]) -> list[Tensor]:
-    """The tiles of one image out of its regions, which lie one after another."""
-    tiles = distinct_tiles(protocols, *size)
-    found = []
-    offset = 0
-    for region in regions(tiles):
-        count = 3 * region.height * region.width
-        found.append((region, pixels[offset : offset + count].view(region.height, region.width, 3)))
-        offset += count
-    return cut(found, tiles)
+def _cut_regions(
+    sent: Tensor, records: Sequence[Record], first: int, protocols: tuple[Protocol, ...]
+) -> Iterator[Group]:
+    """The tiles of images out of their regions, those of neighbours that lie alike together: views, not copies.
+
+    `first` is the number of the first record in the chunk.
+    """
+    layout_of = layouts(protocols)
+    numbers = [number for number, record in enumerate(records) if record.length and record.form == "regions"]
+    numbers.sort(key=lambda number: records[number].start)
+    for layout, alike in groupby(numbers, lambda number: layout_of(*records[number].size)):
+        together = list(alike)
+        record = records[together[0]]
+        start = sent.storage_offset() + record.start
+        yield Group(
+            [first + number for number in together],
+            [records[number].index for number in together],
+            record.size,
+            tuple(
+                sent.as_strided((len(together), height, width, 3), (layout.length, stride, 3, 1), start + offset)
+                for offset, stride, height, width in layout.tiles
+            ),
+        )

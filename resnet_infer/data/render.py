@@ -7,7 +7,8 @@ it works in float and rounds, within one level of the CPU's.
 Shapes: C is 3, H and W pixels.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 
 from torch import Tensor
@@ -61,15 +62,53 @@ def render(x_CHW: Tensor, tiles: Iterable[Tile]) -> list[Tensor]:
     return rendered
 
 
-def cut(found: Iterable[tuple[Tile, Tensor]], tiles: Iterable[Tile]) -> list[Tensor]:
-    """The tiles out of rendered regions, each (height, width, 3): views, not copies."""
-    held = {(region.resize, region.interpolation): (region, x_HWC) for region, x_HWC in found}
-    rendered = []
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where an image's tiles lie in its rendered regions, one region after another, and which views they are.
+
+    Images with the same layout can be batched as one, whatever their sizes: a centre crop has it of all of them.
+    """
+
+    length: int
+    """Bytes of all regions."""
+    tiles: tuple[tuple[int, int, int, int], ...]
+    """(offset of the first byte, bytes from row to row, height, width), in the order of `distinct_tiles`."""
+    views: tuple[tuple[tuple[int, bool, float], ...], ...]
+    """Of every protocol: (position of the tile, mirrored, weight)."""
+
+
+@lru_cache(maxsize=16)
+def layouts(protocols: tuple[Protocol, ...]) -> Callable[[int, int], Layout]:
+    """The layout of an image of (height, width) pixels; the same object for the same layout."""
+    same = lru_cache(maxsize=4096)(lambda layout: layout)
+
+    @lru_cache(maxsize=4096)
+    def layout_of(height: int, width: int) -> Layout:
+        tiles = distinct_tiles(protocols, height, width)
+        number = {tile: place for place, tile in enumerate(tiles)}
+        views = tuple(
+            tuple((number[view.tile], view.mirrored, view.weight) for view in protocol.views(height, width))
+            for protocol in protocols
+        )
+        layout: Layout = same(Layout(*in_regions(tiles), views))
+        return layout
+
+    return layout_of
+
+
+def in_regions(tiles: tuple[Tile, ...]) -> tuple[int, tuple[tuple[int, int, int, int], ...]]:
+    """`Layout.length` and `Layout.tiles` of these."""
+    held: dict[tuple[Size, str], tuple[Tile, int]] = {}
+    length = 0
+    for region in regions(tiles):
+        held[region.resize, region.interpolation] = region, length
+        length += 3 * region.height * region.width
+    found = []
     for tile in tiles:
-        region, x_HWC = held[tile.resize, tile.interpolation]
-        top, left = tile.top - region.top, tile.left - region.left
-        rendered.append(x_HWC[top : top + tile.height, left : left + tile.width])
-    return rendered
+        region, start = held[tile.resize, tile.interpolation]
+        inside = (tile.top - region.top) * region.width + tile.left - region.left
+        found.append((start + 3 * inside, 3 * region.width, tile.height, tile.width))
+    return length, tuple(found)
 
 
 def _resize(x_CHW: Tensor, size: Size, interpolation: str) -> Tensor:

@@ -80,6 +80,11 @@ def _stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
+def send(x: Tensor, device: torch.device) -> Tensor:
+    """A small tensor to the device; the host does not wait for what the device is at."""
+    return (x.pin_memory() if device.type == "cuda" else x).to(device, non_blocking=True)
+
+
 def fetch(x: Tensor) -> Callable[[], Tensor]:
     """Begin to copy a tensor to the host; the call that is returned waits for it and gives it."""
     if x.device.type != "cuda":

@@ -9,27 +9,18 @@ Results come in order. What a task makes travels as one block of shared memory, 
 worker's own socket: nothing is left behind by a worker that is killed, and no limit of /dev/shm applies.
 """
 
-import os
 import signal
-import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from multiprocessing import connection, get_context
-from typing import Any, Protocol
+from typing import Any
 
-import torch
-from torch import Tensor
-
-from resnet_infer.data.allocator import keep_freed_memory
-from resnet_infer.data.blocks import Block, received
+from resnet_infer.data.blocks import received
+from resnet_infer.data.worker import METHOD, Task, Work, Worker
 from resnet_infer.errors import DataError
 from resnet_infer.report.console import note
 
-METHOD = "fork" if sys.platform == "linux" else "spawn"
-"""How processes begin; a forked one shares the source's memory."""
 AHEAD = 4
 """Tasks that a worker has been given at most, so that it need not wait for the parent."""
 TRIES = 2
@@ -40,107 +31,64 @@ START_S = 60.0
 """For a worker to come to its first item, or from one task to the next."""
 POLL_S = 0.5
 """Between looks at workers that say nothing. A longer pause is a machine that slept, and counts as this much."""
-ORPHANED_S = 5.0
-"""Between a waiting worker's looks at whether its parent lives."""
-
-Allocate = Callable[[int], Tensor]
-"""allocate(bytes): a flat uint8 tensor that can travel."""
-Made = tuple[Tensor, Any]
-"""A block from `Allocate`, and plain values that can be pickled."""
 
 
-class Work(Protocol):
-    """What the workers do; it travels to them once."""
+class Pool:
+    """Worker processes for one kind of work, replaced as they fall. They outlive a pass, and wait for the next."""
 
-    def make(self, items: Sequence[int], begin: Callable[[int], None], allocate: Allocate) -> Made:
-        """Do these items, announcing each with `begin`; what is wrong with an item is part of its result."""
-        ...
-
-    def name(self, item: int) -> str:
-        """What a user calls an item."""
-        ...
-
-
-@dataclass(slots=True)
-class Task:
-    """Items that travel together."""
-
-    items: Sequence[int]
-    lost: dict[int, str] = field(default_factory=dict)
-    """Why there is no result, for each item that has none."""
-    made: Made = field(default_factory=lambda: (torch.empty(0, dtype=torch.uint8), []))
-    """Of the items that are not lost, in order."""
-
-    @property
-    def left(self) -> list[int]:
-        """The items still to be done."""
-        return [item for item in self.items if item not in self.lost]
-
-
-def in_workers(work: Work, count: int, size: int, workers: int, limit_s: float) -> Iterator[Task]:
-    """Items 0 to `count` - 1 in tasks of `size`, in order, by `workers` processes; `limit_s` is for one item.
-
-    Raises DataError if workers die before they begin, and whatever `make` raises.
-    """
-    pool = _Pool(work, workers, limit_s)
-    tasks = -(-count // size)
-    given = due = 0
-    try:
-        while due < tasks:
-            while given < min(tasks, due + AHEAD * workers):
-                pool.give(given, Task(range(given * size, min(count, (given + 1) * size))))
-                given += 1
-            while due not in pool.done:
-                pool.wait()
-            yield pool.done.pop(due)
-            due += 1
-    finally:
-        pool.stop()
-
-
-class _Worker:
-    """A process, and the tasks it has been given, oldest first."""
-
-    def __init__(self, work: Work, slot: int, at: Any, others: Sequence["_Worker"]) -> None:
-        context: Any = get_context(METHOD)
-        self.connection, theirs = context.Pipe()
-        # a forked process has the parent's ends as well, and would keep its siblings from noticing that they are gone
-        inherited = [self.connection, *(w.connection for w in others)] if METHOD == "fork" else []
-        self.process = context.Process(
-            target=_serve, args=(work, theirs, inherited, at, slot, os.getpid()), daemon=True, name=f"decoder {slot}"
-        )
-        self.process.start()
-        theirs.close()
-        self.tasks: deque[tuple[int, Task]] = deque()
-        self.seen = (0, 0)
-        self.waited_s = 0.0
-        self.exitcode: int | None = None
-
-    def end(self) -> None:
-        """Kill it, if it has not ended; its exit code stays."""
-        if self.exitcode is None:
-            self.process.kill()
-            self.process.join()
-            self.exitcode = self.process.exitcode
-            self.process.close()
-            self.connection.close()
-
-
-class _Pool:
-    """Workers, replaced as they fall."""
-
-    def __init__(self, work: Work, workers: int, limit_s: float) -> None:
+    def __init__(self, work: Work, workers: int) -> None:
+        """`stop` must be called in the end; processes start with the first pass."""
         self.work = work
-        self.limit_s = limit_s
+        self.workers = workers
         self.done: dict[int, Task] = {}
         """By number of the task."""
         self._at = get_context(METHOD).RawArray("q", workers)
         """One more than the item that each worker is at; 0 between items."""
         self._deaths: dict[int, int] = {}
         self._false_starts = 0
-        self._workers: list[_Worker] = []
-        for slot in range(workers):
-            self._workers.append(_Worker(work, slot, self._at, self._workers))
+        self._how: Any = None
+        self._limit_s = 0.0
+        self._running = False
+        self._workers: list[Worker] = []
+
+    def run(self, how: Any, items: Sequence[int], size: int, limit_s: float) -> Generator[Task, None, None]:
+        """One pass: the items in tasks of `size`, in order, each done as `how` says; `limit_s` is for one item.
+
+        A pass that is left early ends the processes. Raises DataError if workers die before they begin, RuntimeError
+        while another pass is under way, and whatever `make` raises.
+        """
+        if self._running:
+            raise RuntimeError("a pool of workers makes one pass at a time")
+        self._running = True
+        tasks = -(-len(items) // size)
+        given = due = 0
+        try:
+            if tasks:
+                self._begin(how, limit_s)
+            while due < tasks:
+                while given < min(tasks, due + AHEAD * self.workers):
+                    self.give(given, Task(items[given * size : (given + 1) * size]))
+                    given += 1
+                while due not in self.done:
+                    self.wait()
+                yield self.done.pop(due)
+                due += 1
+        finally:
+            self._running = False
+            if due < tasks:
+                self.stop()
+
+    def _begin(self, how: Any, limit_s: float) -> None:
+        """Have all workers there, also in place of those that died while they had nothing to do."""
+        self._how, self._limit_s = how, limit_s
+        self._deaths.clear()
+        self._false_starts = 0
+        for slot in range(self.workers):
+            if slot == len(self._workers):
+                self._workers.append(Worker(self.work, slot, self._at, self._workers))
+            elif not self._workers[slot].process.is_alive():
+                self._renew(slot)
+            self._workers[slot].waited_s = 0.0
 
     def give(self, number: int, task: Task) -> None:
         """Have a task done by whoever has the fewest."""
@@ -150,7 +98,8 @@ class _Pool:
         worker = min(self._workers, key=lambda w: len(w.tasks))
         worker.tasks.append((number, task))
         with suppress(OSError):  # it is dead already; wait() notices, and gives its tasks to another
-            worker.connection.send(task.left)
+            worker.connection.send((None if worker.told is self._how else self._how, task.left))
+            worker.told = self._how
 
     def wait(self) -> None:
         """Until something has happened, but not for long."""
@@ -162,14 +111,16 @@ class _Pool:
                 if not self._received(worker):
                     self._replace(slot)
             elif worker.tasks and self._stuck(slot, worker, passed_s):
-                self._replace(slot, f"took longer than {self.limit_s:g} s to read and decode")
+                self._replace(slot, f"took longer than {self._limit_s:g} s to read and decode")
 
     def stop(self) -> None:
         """End all workers."""
         for worker in self._workers:
             worker.end()
+        self._workers.clear()
+        self.done.clear()
 
-    def _received(self, worker: _Worker) -> bool:
+    def _received(self, worker: Worker) -> bool:
         """Take one result; False if the worker is dead."""
         try:
             if not worker.connection.poll():
@@ -186,18 +137,18 @@ class _Pool:
         self._false_starts = 0
         return True
 
-    def _stuck(self, slot: int, worker: _Worker, passed_s: float) -> bool:
+    def _stuck(self, slot: int, worker: Worker, passed_s: float) -> bool:
         """Whether a worker has been at the same item for too long, while we waited."""
         seen = (worker.tasks[0][0], self._at[slot])
         worker.waited_s = worker.waited_s + passed_s if seen == worker.seen else 0.0
         worker.seen = seen
-        return worker.waited_s > (self.limit_s if self._at[slot] else max(self.limit_s, START_S))
+        return worker.waited_s > (self._limit_s if self._at[slot] else max(self._limit_s, START_S))
 
     def _replace(self, slot: int, stuck: str = "") -> None:
         """A fresh worker for the tasks of one that is dead, or is to be."""
         worker = self._workers[slot]
         item = self._at[slot] - 1
-        worker.end()
+        worker.end()  # its exit code says why
         fate = _fate(worker.exitcode)
         if worker.tasks and item in worker.tasks[0][1].left:
             self._deaths[item] = self._deaths.get(item, 0) + 1
@@ -212,10 +163,16 @@ class _Pool:
                     f"worker processes end before their first image ({stuck or fate}); free some memory, or try "
                     "--workers 0"
                 )
-        self._at[slot] = 0
-        self._workers[slot] = _Worker(self.work, slot, self._at, [w for w in self._workers if w is not worker])
+        self._renew(slot)
         for number, task in worker.tasks:
             self.give(number, task)
+
+    def _renew(self, slot: int) -> None:
+        """A fresh worker in place of one, which is ended."""
+        worker = self._workers[slot]
+        worker.end()
+        self._at[slot] = 0
+        self._workers[slot] = Worker(self.work, slot, self._at, [w for w in self._workers if w is not worker])
 
 
 def _fate(exitcode: int | None) -> str:
@@ -226,36 +183,3 @@ def _fate(exitcode: int | None) -> str:
             why = ", perhaps for want of memory" if name == "SIGKILL" else ""
             return f"the process that decoded it was killed by {name}{why}"
     return f"the process that decoded it ended with exit code {exitcode}"
-
-
-def _serve(
-    work: Work, parent: Any, inherited: Sequence[Any], at: Any, slot: int, parent_id: int
-) -> None:  # pragma: no cover, in another process
-    """A worker's life: take items, do them, send what came of them."""
-    for end in inherited:
-        end.close()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the parent ends its workers
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not what the parent does then
-    torch.set_num_threads(1)
-    keep_freed_memory()
-
-    def begin(item: int) -> None:
-        at[slot] = item + 1
-
-    with suppress(EOFError, OSError):  # the parent is gone
-        while True:
-            while not parent.poll(ORPHANED_S):
-                if os.getppid() != parent_id:
-                    return
-            block = Block()
-            try:
-                pixels, values = work.make(parent.recv(), begin, block.allocate)
-            except EOFError:
-                return
-            except Exception as error:
-                at[slot] = 0
-                parent.send((None, 0, error))
-                continue
-            at[slot] = 0
-            parent.send((values, pixels.numel(), None))
-            block.send(parent, pixels)

@@ -26,7 +26,7 @@ from resnet_infer.agreement import agreement, errors, probabilities, truth_of
 from resnet_infer.backends.base import Normalize
 from resnet_infer.backends.load import Model
 from resnet_infer.backends.ort import OrtBackend
-from resnet_infer.data.loader import load
+from resnet_infer.data.loader import Crew, load
 from resnet_infer.data.sources import Source
 from resnet_infer.errors import DataError, GateError, UsageError
 from resnet_infer.export.quantize import CALIBRATED_OPERATORS, Arrangement, quantized_graph, saturates_int8
@@ -90,14 +90,17 @@ def quantize(
     protocol = _crops(manifest)
     truth = _truth(reference, wanted.data)
     held_truth = None if truth is None else [truth[index] for index in held_out]
-    expected_NK = probabilities(reference, protocol, wanted.data, held_out)
     reduce_range = wanted.reduce_range
     if reduce_range is None:
         reduce_range = wanted.arrangement == "onnxruntime" and saturates_int8()
 
     table: list[dict[str, Any]] = []
     best: tuple[tuple[float, float], onnx.ModelProto, dict[str, Any]] | None = None
-    with tempfile.TemporaryDirectory(prefix="resnet-infer-calibration-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="resnet-infer-calibration-") as folder,
+        Crew(wanted.data) as crew,
+    ):
+        expected_NK = probabilities(reference, protocol, wanted.data, held_out, crew=crew)
         for method, images, ranges in _ranges(graph, manifest, wanted, calibration, Path(folder)):
             made = quantized_graph(
                 graph,
@@ -108,7 +111,7 @@ def quantize(
                 reduce_range=reduce_range,
             )
             candidate = _model(made, manifest, Path(folder) / "candidate.onnx")
-            found_NK = probabilities(candidate, protocol, wanted.data, held_out)
+            found_NK = probabilities(candidate, protocol, wanted.data, held_out, crew=crew)
             candidate.backend.close()
             measured = agreement(expected_NK, found_NK)
             row: dict[str, Any] = {

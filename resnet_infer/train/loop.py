@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from resnet_infer.backends.base import Normalize
 from resnet_infer.data.kept import Kept
+from resnet_infer.data.loader import Crew
 from resnet_infer.errors import DataError, ProcessError, ResnetInferError, Stopped, TrainingError
 from resnet_infer.model.checkpoints import save_checkpoint
 from resnet_infer.model.resnet import ResNet
@@ -77,7 +78,8 @@ class _Run:
         self.fingerprint = saved.fingerprint(job.training)
         self.images = training_images(job, group.device, group.rank, group.world)
         self.mean_HWC = state.mean_HWC if state else self.images.mean_image()
-        self.testing = Kept(job.testing) if job.testing and recipe.loading == "memory" else job.testing
+        testing = Kept(job.testing) if job.testing and recipe.loading == "memory" else job.testing
+        self.testing = Crew(testing) if testing else None
         preprocessing = network.preprocessing_of(self.mean_HWC, recipe)
         self.manifest = network.manifest_of(job.spec, preprocessing, job.labels, recipe)
         net: nn.Module = network.fresh(job.spec, recipe, self.mean_HWC)
@@ -170,7 +172,9 @@ class _Run:
         )
 
     def close(self) -> None:
-        """Close files and leave the terminal as it was."""
+        """End processes, close files and leave the terminal as it was."""
+        if self.testing:
+            self.testing.close()
         self.display.close()
         if self.metrics:
             self.metrics.close()
@@ -212,7 +216,7 @@ class _Run:
         roll = RollCall(self.group)
         with roll.member():  # the others wait for signs of life, not in an exchange, which has a limit
             if self.group.leads:
-                workers = 0 if isinstance(self.testing, Kept) else self.job.workers
+                workers = 0 if isinstance(self.testing.source, Kept) else self.job.workers
                 row = network.test(self.net, self.manifest, self.testing, self.group.device, workers, roll.say)
                 self.last_test, err = row, row.top1_err
                 self._record("test", test_err=err, test_errors=row.top1_errors, test_images=row.images)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from resnet_infer import __version__
 from resnet_infer.backends.load import Model
 from resnet_infer.backends.pytorch import TorchBackend
-from resnet_infer.data.sources import Source
+from resnet_infer.data.loader import Crew
 from resnet_infer.evaluate import evaluate
 from resnet_infer.labels import Labels
 from resnet_infer.manifest import Manifest
@@ -66,19 +66,20 @@ def manifest_of(spec: ModelSpec, preprocessing: Preprocessing, labels: Labels, r
 def test(
     net: ResNet,
     manifest: Manifest,
-    source: Source,
+    crew: Crew,
     device: torch.device,
     workers: int | None,
     advance: Callable[[int], object],
 ) -> EvalRow:
     """The error of the weights as they are, in fp32, by the scoring path: what `resnet-infer eval` will say of them.
 
-    `advance` is called with every number of images done.
+    It is of the crew's images; its worker processes are kept for the next test. `advance` is called with every number
+    of images done.
     """
     weights = {name: tensor.detach().clone() for name, tensor in net.state_dict().items()}
     checkpoint = Checkpoint(name=manifest.spec.name, manifest=manifest, state_dict=weights)
     model = Model(name=checkpoint.name, manifest=manifest, backend=TorchBackend(checkpoint, str(device)))
     protocol = protocol_for("single-crop", manifest.spec, manifest.preprocessing)
-    (row,) = evaluate(model, [protocol], source, workers=workers, advance=advance)
+    (row,) = evaluate(model, [protocol], crew.source, workers=workers, crew=crew, advance=advance)
     model.backend.close()
     return row

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from resnet_infer.backends.load import Model
-from resnet_infer.data.packing import Offload
-from resnet_infer.data.render import cut, regions, render
+from resnet_infer.data.packing import Offload, pack, prepare, unpack
+from resnet_infer.data.render import distinct_tiles, in_regions, regions, render
 from resnet_infer.data.sources import Source, open_source
+from resnet_infer.data.transfer import Upload
 from resnet_infer.model.resnet import ResNet
-from resnet_infer.protocols import Tile, multi_scale, single_crop, ten_crop
+from resnet_infer.protocols import Protocol, Tile, multi_scale, single_crop, ten_crop
 from resnet_infer.score import score
 
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
@@ -75,6 +76,33 @@ def test_tiles_cut_from_regions_are_the_tiles_rendered(data: st.DataObject) -> N
         tiles.append(Tile((height, width), top, left, *size, data.draw(st.sampled_from(["bilinear", "bicubic"]))))
     parts = regions(tuple(tiles))
     assert len(parts) == len({(tile.resize, tile.interpolation) for tile in tiles})
-    found = zip(parts, render(x_CHW, parts), strict=True)
-    for ours, expected in zip(cut(found, tiles), render(x_CHW, tiles), strict=True):
-        assert torch.equal(ours, expected)
+    pixels = torch.cat([region_HWC.flatten() for region_HWC in render(x_CHW, parts)])
+    length, places = in_regions(tuple(tiles))
+    assert length == len(pixels)
+    for (offset, stride, height, width), expected in zip(places, render(x_CHW, tiles), strict=True):
+        assert torch.equal(pixels.as_strided((height, width, 3), (stride, 3, 1), offset), expected)
+
+
+@pytest.mark.parametrize(
+    ("protocols", "alike"),
+    [(TESTS[:1], [[0, 1, 2, 3, 4, 5, 6]]), (TESTS, [[0, 2, 5], [1, 6], [3], [4]])],
+)
+def test_images_whose_tiles_lie_alike_are_cut_together_and_come_in_their_order(
+    protocols: tuple[Protocol, ...], alike: list[list[int]], picture: Callable[..., Picture]
+) -> None:
+    """Centre crops lie alike in images of any size, corners and whole images in those of one."""
+    sizes = [(40, 50), (60, 45), (40, 50), (61, 45), (60, 47), (40, 50), (60, 45)]
+    images = [picture(*size, seed) for seed, size in enumerate(sizes)]
+    prepared = [prepare(10 + n, lambda image=image: image, protocols, "nothing") for n, image in enumerate(images)]
+    prepared.insert(3, prepare(99, lambda: b"broken", protocols, "nothing"))
+    block, records = pack(prepared, lambda size: torch.empty(size, dtype=torch.uint8))
+    chunk = unpack([(block, records)], protocols, Upload(torch.device("cpu")))
+    found = list(chunk.images())
+    assert [image.index for image in found] == [10, 11, 12, 99, 13, 14, 15, 16]
+    assert [image.index for image in found if image.error] == [99]
+    for image, pixels in zip([image for image in found if not image.error], images, strict=True):
+        x_CHW = torch.from_numpy(pixels).permute(2, 0, 1)
+        expected = render(x_CHW, distinct_tiles(protocols, *pixels.shape[:2]))
+        assert all(torch.equal(a, b) for a, b in zip(image.tiles, expected, strict=True))
+    groups = sorted(sorted(index - 10 for index in group.indices) for group in chunk.groups)
+    assert groups == alike

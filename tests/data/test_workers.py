@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from resnet_infer.data import workers
-from resnet_infer.data.workers import Allocate, Made, Task, in_workers
+from resnet_infer.data import worker
+from resnet_infer.data.worker import Allocate, Made, Task, Work
+from resnet_infer.data.workers import Pool
 from resnet_infer.errors import DataError
 
 COUNT = 41
@@ -41,7 +42,7 @@ class Squares:
     def name(self, item: int) -> str:
         return f"item {item}"
 
-    def make(self, items: Sequence[int], begin: Callable[[int], None], allocate: Allocate) -> Made:
+    def make(self, how: object, items: Sequence[int], begin: Callable[[int], None], allocate: Allocate) -> Made:
         block = allocate(8 * len(items))
         for place, item in enumerate(items):
             begin(item)
@@ -49,6 +50,15 @@ class Squares:
                 self.accidents[item]()
             block[8 * place : 8 * place + 8] = torch.tensor([item**2]).view(torch.uint8)
         return block, list(items)
+
+
+def in_workers(work: Work, count: int, size: int, processes: int, limit_s: float) -> Iterator[Task]:
+    """One pass by a pool of its own."""
+    pool = Pool(work, processes)
+    try:
+        yield from pool.run(None, range(count), size, limit_s)
+    finally:
+        pool.stop()
 
 
 def results(tasks: Iterator[Task]) -> dict[int, int | str]:
@@ -142,7 +152,7 @@ def test_slow_items_within_the_limit_are_done() -> None:
 class NeverBegins(Squares):
     """Work whose processes end before they announce anything."""
 
-    def make(self, items: Sequence[int], begin: Callable[[int], None], allocate: Allocate) -> Made:
+    def make(self, how: object, items: Sequence[int], begin: Callable[[int], None], allocate: Allocate) -> Made:
         os._exit(3)
 
 
@@ -183,8 +193,7 @@ def test_no_file_descriptors_are_left_open_while_the_blocks_live() -> None:
 
 ORPHANS = """
 import os, sys, time
-from tests.data.test_workers import SIZE, Squares
-from resnet_infer.data.workers import in_workers
+from tests.data.test_workers import SIZE, Squares, in_workers
 import multiprocessing
 tasks = in_workers(Squares(), 10**6, SIZE, 2, 60)
 next(tasks)
@@ -200,7 +209,7 @@ def test_workers_end_when_their_parent_is_killed() -> None:
         pids = [int(word) for word in parent.stdout.readline().split()]
         parent.kill()
     assert len(pids) == 2
-    until = time.monotonic() + 20 * workers.ORPHANED_S
+    until = time.monotonic() + 20 * worker.ORPHANED_S
     while any(_runs(pid) for pid in pids) and time.monotonic() < until:
         time.sleep(0.1)
     assert not any(_runs(pid) for pid in pids)
