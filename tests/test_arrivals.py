@@ -177,6 +177,7 @@ def test_the_host_is_two_batches_behind_a_gpu_and_an_error_names_its_own_batch()
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_sums_on_a_gpu_are_those_on_the_cpu_and_the_same_bits_every_time() -> None:
     rng = torch.Generator().manual_seed(0)
     batches = [(torch.randint(40, (256,), generator=rng).tolist(), torch.rand(2, 256, 1000, generator=rng).double())
