@@ -103,7 +103,7 @@ def against_timm(context: Context) -> Contest:
     sets it, against our fastest way."""
     plan = context.plan
     batch = plan.batch
-    images = batch * (16 if context.cuda else 1)
+    images = batch * (64 if context.cuda else 1)
     common: dict[str, Any] = {
         "arch": plan.network, "images": images, "batch": batch, "channels_last": True,
         "device": str(context.device), "autocast": AUTOCAST[plan.precision],
