@@ -57,7 +57,7 @@ class Lane:
     runs: Runs
 
 
-lane = lru_cache(maxsize=4096)(Lane)
+lane_of = lru_cache(maxsize=4096)(Lane)
 """The one of these values."""
 
 
@@ -96,7 +96,7 @@ class Batcher:
         def lanes(height: int, width: int) -> list[tuple[int, Lane]]:
             number = {tile: place for place, tile in enumerate(distinct_tiles(together, height, width))}
             needed = zip(distinct_tiles(protocols, height, width), plan(protocols, height, width), strict=True)
-            return [(number[tile], lane(tile.height, tile.width, runs)) for tile, runs in needed]
+            return [(number[tile], lane_of(tile.height, tile.width, runs)) for tile, runs in needed]
 
         self.lanes = lru_cache(maxsize=4096)(lanes)
         """Of an image of (height, width) pixels, this member's tiles: position among all, and where it waits."""

@@ -176,6 +176,30 @@ def test_the_host_is_two_batches_behind_a_gpu_and_an_error_names_its_own_batch()
     assert list(host.complete()) == []
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_sums_on_a_gpu_are_those_on_the_cpu_and_the_same_bits_every_time() -> None:
+    rng = torch.Generator().manual_seed(0)
+    batches = [(torch.randint(40, (256,), generator=rng).tolist(), torch.rand(2, 256, 1000, generator=rng).double())
+               for _ in range(6)]  # fmt: skip
+    due = [sum(slots.count(image) for slots, _ in batches) for image in range(40)]
+    info: Any = type("Info", (), {"artifact": "net", "precision": "fp32"})()
+
+    def summed(device: str) -> Tensor:
+        sums = Arrivals(torch.device(device), 3, 1000, arrivals.everything)
+        slots = [sums.expect([image], due[image])[0] for image in range(40)]
+        for images, probs_RBK in batches:
+            sums.add([slots[image] for image in images], [0, 2], probs_RBK.to(device), info, (1, 1))
+        sums.rest()
+        found = {
+            index: row for done in sums.complete() for index, row in zip(done.indices, done.values[0], strict=True)
+        }
+        return torch.stack([found[image] for image in range(40)])
+
+    torch.testing.assert_close(summed("cuda"), summed("cpu"), rtol=1e-6, atol=0)
+    assert torch.equal(summed("cuda"), summed("cuda"))
+
+
 def test_groups_of_several_models_are_their_single_images(model: Model, source: Source) -> None:
     members = [Member(model, MIXED[:2]), Member(model, MIXED[1:])]
     single = {result.index: result.probs_PK for result in score_together(members, source, workers=0)}
@@ -214,6 +238,9 @@ def test_a_pass_that_is_left_early_ends_its_crew_which_then_starts_anew(model: M
         next(results)
         with pytest.raises(RuntimeError, match="one pass at a time"):
             next(score(model, MIXED[:1], source, workers=2, crew=crew))
+        with pytest.raises(RuntimeError, match="one pass at a time"):
+            next(score(model, MIXED[:1], source, workers=1, crew=crew))
+        assert next(results).error == ""
         results.close()  # type: ignore[attr-defined]
         assert pids() == set()
         assert len(list(score(model, MIXED[:1], source, workers=2, crew=crew))) == COUNT

@@ -8,7 +8,7 @@ from benchmarks.gpu.results import best
 from resnet_infer.bench.sweep import Subject
 from resnet_infer.report.measurements import BenchRow
 
-COMPILE_S: dict[str, float] = {"none": 0.0, "default": 20.0, "cuda-graphs": 5.0, "max-autotune": 90.0}
+COMPILE_S: dict[str, float] = {"none": 0.0, "default": 12.0, "cuda-graphs": 3.0, "max-autotune": 200.0}
 """Of a network that was not compiled, or recorded, on this machine before, at a guess on the safe side."""
 NO_DENSE = ("cuda-graphs",)
 """What is not for whole images: they come in too many sizes to record each."""

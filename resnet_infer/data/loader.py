@@ -77,7 +77,7 @@ class Crew:
         self, how: How, indices: Sequence[int], size: int, workers: int, limit_s: float
     ) -> Generator[Task, None, None]:
         """See `Pool.run`; raises RuntimeError while another pass is under way."""
-        if self._pool and self._pool.workers != workers:
+        if self._pool and self._pool.workers != workers and not self._pool.running:
             self.close()
         self._pool = self._pool or Pool(_Chunks(self.source), workers)
         return self._pool.run(how, indices, size, limit_s)

@@ -48,7 +48,8 @@ class Pool:
         self._false_starts = 0
         self._how: Any = None
         self._limit_s = 0.0
-        self._running = False
+        self.running = False
+        """Whether a pass is under way."""
         self._workers: list[Worker] = []
 
     def run(self, how: Any, items: Sequence[int], size: int, limit_s: float) -> Generator[Task, None, None]:
@@ -57,9 +58,9 @@ class Pool:
         A pass that is left early ends the processes. Raises DataError if workers die before they begin, RuntimeError
         while another pass is under way, and whatever `make` raises.
         """
-        if self._running:
+        if self.running:
             raise RuntimeError("a pool of workers makes one pass at a time")
-        self._running = True
+        self.running = True
         tasks = -(-len(items) // size)
         given = due = 0
         try:
@@ -74,7 +75,7 @@ class Pool:
                 yield self.done.pop(due)
                 due += 1
         finally:
-            self._running = False
+            self.running = False
             if due < tasks:
                 self.stop()
 
