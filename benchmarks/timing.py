@@ -8,10 +8,14 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing import get_context, set_start_method
-from typing import Any
+from typing import Any, Literal
 
 Call = Callable[..., Any]
 """call(function, *arguments, timeout_s=None) in the side's process."""
+
+Method = Literal["spawn", "forkserver"]
+"""How processes start: each imports everything anew, or one imports and all are forked from it. The second is not for a
+GPU, since a library that looks for one while it is imported leaves the forks without."""
 
 
 class SideFailed(RuntimeError):
@@ -19,7 +23,9 @@ class SideFailed(RuntimeError):
 
 
 @contextmanager
-def processes(sides: Iterable[str], start: Callable[..., None], *arguments: Any) -> Iterator[dict[str, Call]]:
+def processes(
+    sides: Iterable[str], start: Callable[..., None], *arguments: Any, method: Method = "spawn"
+) -> Iterator[dict[str, Call]]:
     """A fresh process for every side, each set up by start(side, *arguments); all start at once and are waited for.
 
     A start takes as long as it takes: only `timeout_s` seconds of a call's own function are counted. A call raises what
@@ -27,7 +33,7 @@ def processes(sides: Iterable[str], start: Callable[..., None], *arguments: Any)
     start processes of their own.
     """
     with ExitStack() as stack:
-        sides_of = {side: stack.enter_context(_process(side, start, arguments)) for side in sides}
+        sides_of = {side: stack.enter_context(_process(side, start, arguments, method)) for side in sides}
         for started, _ in sides_of.values():
             with suppress(BrokenProcessPool):  # its first call says so
                 started.result()
@@ -42,9 +48,11 @@ def _begin(start: Callable[..., None], side: str, *arguments: Any) -> None:
 
 
 @contextmanager
-def _process(side: str, start: Callable[..., None], arguments: tuple[Any, ...]) -> Iterator[tuple[Future[int], Call]]:
+def _process(
+    side: str, start: Callable[..., None], arguments: tuple[Any, ...], method: Method
+) -> Iterator[tuple[Future[int], Call]]:
     """What is done when the process is up, and the call."""
-    pool = ProcessPoolExecutor(1, get_context("spawn"), _begin, (start, side, *arguments))
+    pool = ProcessPoolExecutor(1, get_context(method), _begin, (start, side, *arguments))
     started = pool.submit(os.getpid)
     pids = list(pool._processes)
 

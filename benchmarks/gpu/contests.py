@@ -3,6 +3,7 @@
 import time
 from contextlib import suppress
 from functools import partial
+from multiprocessing import set_forkserver_preload
 
 import torch
 
@@ -12,8 +13,11 @@ from benchmarks.peers.materials import prepare
 from benchmarks.peers.run import quick
 from benchmarks.peers.runner import UNTRIED, NotRun, check_here, hold, not_held
 from benchmarks.peers.sides import Contest, Side, set_up, timed_work
-from benchmarks.timing import processes
+from benchmarks.timing import Method, processes
 from resnet_infer.data.sources import Source
+
+IMPORTED = ("benchmarks.gpu.contests", "timm", "timm.data")
+"""What sides on a CPU begin with, once for all of them."""
 
 
 def contest_here(context: Context, contest: Contest, seconds: float, source: Source | None = None) -> None:
@@ -34,6 +38,7 @@ def contest_here(context: Context, contest: Contest, seconds: float, source: Sou
             repeats=context.plan.repeats,
             seconds=seconds,
             start=partial(touch, str(context.device)),
+            method=method(context),
             told=context.results.contest,
         )
         context.results.log(f"  {contest.peer}: the sides' processes were up after {record['starting_seconds']:.1f} s")
@@ -52,6 +57,14 @@ def contest_here(context: Context, contest: Contest, seconds: float, source: Sou
         context.check(what, row["ratio"], row["target"], note=note)
 
 
+def method(context: Context) -> Method:
+    """How sides' processes start."""
+    if context.cuda:
+        return "spawn"
+    set_forkserver_preload(list(IMPORTED))
+    return "forkserver"
+
+
 def touch(device: str, side: str) -> None:
     """What a side's process starts with, all at once: having the device ready is most of what setting up takes."""
     with suppress(Exception):  # setting up says what is wrong
@@ -60,7 +73,7 @@ def touch(device: str, side: str) -> None:
 
 def alone(context: Context, side: Side, repeats: int) -> list[float]:
     """Seconds of a side's work, without a contest; its first does not count."""
-    with processes([side.name], partial(touch, str(context.device))) as calls:
+    with processes([side.name], partial(touch, str(context.device)), method=method(context)) as calls:
         call = calls[side.name]
         call(set_up, side, context.scratch)
         call(timed_work)

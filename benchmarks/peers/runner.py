@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from benchmarks.peers.agreement import SAME_BEST, agreement
 from benchmarks.peers.sides import Claim, Contest, Side, let_go, nothing, outputs, set_up, timed_work
-from benchmarks.timing import Call, SideFailed, compare, processes
+from benchmarks.timing import Call, Method, SideFailed, compare, processes
 
 TRYING = 0.6
 """Of a contest's time: for setting up and trying."""
@@ -43,6 +43,7 @@ def hold(
     repeats: int,
     seconds: float,
     start: Callable[[str], None] = nothing,
+    method: Method = "spawn",
     told: Callable[[Record], None] = lambda record: None,
 ) -> Record:
     """The whole contest in about so many seconds; gives its part of the result.
@@ -53,7 +54,7 @@ def hold(
     started = time.monotonic()
     record = about(contest)
     try:
-        with processes(contest.sides(), start) as calls:
+        with processes(contest.sides(), start, method=method) as calls:
             record["starting_seconds"] = time.monotonic() - started
             best = try_sides(contest, folder, calls, record, started + TRYING * seconds, told)
             left = started + seconds - time.monotonic()

@@ -121,6 +121,7 @@ def test_blocks_that_are_written_over_are_counted(context: Context, monkeypatch:
 def test_a_slow_start_does_not_end_a_contest(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each side takes longer to start than any of its calls may take."""
     monkeypatch.setattr(contests, "touch", toy_sides.slow_start)
+    monkeypatch.setattr(contests, "method", lambda context: "spawn")  # as on a GPU
     monkeypatch.setattr(runner, "LONGEST_CALL_S", toy_sides.START_S - 2)
     contest = Contest(
         peer="toy", what="sleeping", theirs=[Side(name="theirs", start=toy_sides.start)],
