@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from resnet_infer.backends.base import BackendInfo, Compile, Normalize
-from resnet_infer.backends.fused import FusedResNet, fusible
+from resnet_infer.backends.fused import FusedResNet, fused_resnet
 from resnet_infer.backends.recorded import Recorded
 from resnet_infer.errors import BackendError, OutOfMemory, UsageError
 from resnet_infer.model.checkpoints import Checkpoint
 from resnet_infer.model.fold import fold_batch_norm
 from resnet_infer.model.heads import with_head
-from resnet_infer.model.resnet import ResNet, build
+from resnet_infer.model.resnet import build
 from resnet_infer.precisions import Precision
 from resnet_infer.shapes import ANY, ShapeRange
 from resnet_infer.specs import Head
@@ -76,15 +76,15 @@ class TorchBackend:
         net.to(self.device)
         normalize = Normalize(checkpoint.manifest.preprocessing, self.device)
         self._compiled = compile in COMPILE_MODES
-        fused = fused and fold and not autocast and not self._compiled and fusible(net, self.device, dtype)
-        whole: ResNet | FusedResNet = net
-        if fused:
-            whole = FusedResNet(net, normalize, dtype)
-        else:
+        joined: FusedResNet | None = None
+        if fused and fold and not autocast and not self._compiled:
+            joined = fused_resnet(net, normalize, dtype, checkpoint.manifest.preprocessing.crop)
+        if joined is None:
             net.to(torch.float32 if autocast else dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         heads: tuple[Head, ...] = ("pooled", "dense")
         self._forward: dict[Head, Callable[[Tensor], Tensor]] = {
-            head: _Forward(with_head(whole, head), None if fused else normalize, dtype, autocast) for head in heads
+            head: _Forward(with_head(joined or net, head), None if joined else normalize, dtype, autocast)
+            for head in heads
         }
         if self._recorded:
             self._forward["pooled"] = Recorded(self._forward["pooled"])
@@ -101,7 +101,7 @@ class TorchBackend:
             heads=heads,
             artifact=checkpoint.name,
             versions={"torch": torch.__version__} | ({"autocast": "on"} if autocast else {}),
-            fusion="fused" if fused else "compiled" if self._compiled else "eager",
+            fusion="fused" if joined else "compiled" if self._compiled else "eager",
         )
         side = checkpoint.manifest.preprocessing.crop
         self.shapes: tuple[ShapeRange, ...] = (ShapeRange(min=(1, 1, 1), opt=(1, side, side), max=(ANY, ANY, ANY)),)

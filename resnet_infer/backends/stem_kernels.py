@@ -1,4 +1,4 @@
-"""What precedes the blocks on a GPU, as two Triton kernels: pixels into squares for the first convolution, and pooling.
+"""What precedes the blocks on a GPU, as Triton kernels: pixels into squares, the first convolution on them, pooling.
 
 A 7x7 convolution with stride 2 on three channels is slow on tensor cores, which read eight at a time. It is the same
 sum as a 4x4 convolution with stride 1 on the twelve channels of squares of 2x2 pixels, padded to sixteen. One kernel
@@ -12,16 +12,21 @@ import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
-from torch import Tensor
+from torch import Tensor, nn
+
+from resnet_infer.backends.base import Normalize
+from resnet_infer.backends.conv_kernels import Weights, convolved
 
 CHANNELS = 16
 """Of a square: its twelve values, padded."""
 BEFORE, AROUND = 2, 3
 """Squares of padding above and to the left; and above and below, or left and right, together."""
+SQUARES = 4
+"""Under the kernel, in a row."""
 BLOCK = 1024
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["height", "width", "out_height", "out_width", "image_step", "row_step"])
 def _squares(
     x_ptr, scale_ptr, shift_ptr, out_ptr, count, height, width, out_height, out_width,
     image_step, channel_step, row_step, column_step, BEFORE: tl.constexpr, BLOCK: tl.constexpr,
@@ -42,7 +47,7 @@ def _squares(
     tl.store(out_ptr + at, tl.where(inside, value, 0.0).to(out_ptr.dtype.element_ty), mask=at < count)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["height", "width", "out_height", "out_width"])
 def _max_pool(
     x_ptr, out_ptr, count, height, width, out_height, out_width, CHANNELS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -59,6 +64,24 @@ def _max_pool(
         source = ((image * height + y) * width + x) * CHANNELS + channel
         best = tl.maximum(best, tl.load(x_ptr + source, mask=inside, other=float("-inf")).to(tl.float32))
     tl.store(out_ptr + at, best.to(out_ptr.dtype.element_ty), mask=at < count)
+
+
+class SquaresConvolution:
+    """The 7x7 convolution with stride 2 of a folded network, on pixels, and ReLU."""
+
+    def __init__(self, conv: nn.Conv2d, normalize: Normalize, dtype: torch.dtype) -> None:
+        self.scale_C, self.shift_C = normalize.scale.flatten(), normalize.shift.flatten()
+        weight_NCHW = square_weight(conv.weight.detach()).to(dtype)
+        # the four squares of a row lie side by side: one column of four times the channels
+        self.weights = Weights(
+            weight_NHWC=weight_NCHW.permute(0, 2, 3, 1).flatten(2)[:, :, None].contiguous(),
+            bias_N=torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.detach().float(),
+        )
+
+    def __call__(self, x_BCHW: Tensor) -> Tensor:
+        """uint8 (B, 3, H, W) to (B, N, ceil(H / 2), ceil(W / 2)), channels innermost."""
+        x_BCHW = squares(x_BCHW, self.scale_C, self.shift_C, self.weights.weight_NHWC.dtype)
+        return convolved(x_BCHW.permute(0, 2, 3, 1), self.weights, run=SQUARES).permute(0, 3, 1, 2)
 
 
 def squares(x_BCHW: Tensor, scale_C: Tensor, shift_C: Tensor, dtype: torch.dtype) -> Tensor:

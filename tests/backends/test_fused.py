@@ -16,7 +16,7 @@ from resnet_infer.errors import UsageError
 from resnet_infer.model.fold import fold_batch_norm
 from resnet_infer.model.heads import with_head
 from resnet_infer.model.resnet import build
-from resnet_infer.specs import Head
+from resnet_infer.specs import Head, spec_from_name
 
 NAMES = ("resnet18.random", "resnet50.random", "resnet50-v1.random", "plain18.random", "resnet20.random")
 """Both blocks, both strides, all shortcuts, none, both stems."""
@@ -36,7 +36,7 @@ def test_fused_blocks_compute_what_the_plain_ones_do(name: str, head: Head) -> N
     x_BCHW = pixels(2, 225, 240) if net.spec.stem == "imagenet" else pixels(2, 33, 40)
     with torch.inference_mode():
         expected = with_head(net, head)(normalize(x_BCHW))
-        actual = with_head(fused.FusedResNet(net, normalize, torch.float32), head)(x_BCHW)
+        actual = with_head(fused.FusedResNet(net, normalize, torch.float32, 224, kernels=False), head)(x_BCHW)
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
 
@@ -48,19 +48,28 @@ def test_kernels_compute_what_their_formulas_say() -> None:
         env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["6", "stems", "6", "pools"]
+    assert done.stdout.split() == ["6", "stems", "10", "networks"]
 
 
-def test_half_precision_on_a_gpu_is_fused_and_nothing_else() -> None:
-    checkpoint = random_checkpoint("resnet20.random")
-    net = build(checkpoint.manifest.spec, dict(checkpoint.state_dict))
-    gpu, cpu = torch.device("cuda", 0), torch.device("cpu")
-    assert fused.fusible(net, gpu, torch.bfloat16)
-    assert fused.fusible(net, gpu, torch.float16)
-    assert not fused.fusible(net, gpu, torch.float32)
-    assert not fused.fusible(net, cpu, torch.bfloat16)
-    net.input_offset = torch.zeros(3, 32, 32)
-    assert not fused.fusible(net, gpu, torch.bfloat16)
+def test_what_disagrees_with_pytorch_is_noticed() -> None:
+    checkpoint = random_checkpoint("resnet18.random")
+    net = fold_batch_norm(build(checkpoint.manifest.spec, dict(checkpoint.state_dict)))
+    normalize = Normalize(checkpoint.manifest.preprocessing, "cpu")
+    right = fused.FusedResNet(net, normalize, torch.bfloat16, 64, kernels=False)
+    assert fused.agrees(right, net, normalize)
+    right.blocks[5].last.half_bias_N += 10
+    assert not fused.agrees(right, net, normalize)
+
+
+def test_only_half_precision_on_a_gpu_is_fused(monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = random_checkpoint("resnet18.random")
+    net = fold_batch_norm(build(checkpoint.manifest.spec, dict(checkpoint.state_dict)))
+    assert fused.fused_resnet(net, Normalize(checkpoint.manifest.preprocessing, "cpu"), torch.bfloat16, 224) is None
+    device = torch.device("cuda", 0)
+    for capability, expected in (((7, 5), False), ((8, 0), True), ((9, 0), True)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+        assert fused.has_kernels(net.spec, device) is expected
+    assert not fused.has_kernels(spec_from_name("resnet20"), device)
 
 
 @pytest.mark.gpu
@@ -74,11 +83,12 @@ def test_on_a_gpu_fused_scores_are_as_near_to_fp32_as_plain_ones(name: str, prec
     plain = TorchBackend(checkpoint, "cuda", precision, fused=False)  # type: ignore[arg-type]
     ours = TorchBackend(checkpoint, "cuda", precision)  # type: ignore[arg-type]
     assert (plain.info.fusion, ours.info.fusion) == ("eager", "fused")
-    for head in heads:
-        x_BCHW = pixels(3, 225, 250) if exact.shapes[0].opt[1] == 224 else pixels(3, 33, 47)
+    side = exact.shapes[0].opt[1]
+    for head, height, width in (*((head, side + 1, side + 26) for head in heads), ("pooled", side, side)):
+        x_BCHW = pixels(3, height, width)
         for given in (x_BCHW, x_BCHW.flip(0, 3), x_BCHW.contiguous(memory_format=torch.channels_last)):
-            expected = exact.run(given, head)
-            off, theirs = (float((b.run(given, head).cpu() - expected).abs().max()) for b in (ours, plain))
+            expected = exact.run(given, head)  # type: ignore[arg-type]
+            off, theirs = (float((b.run(given, head).cpu() - expected).abs().max()) for b in (ours, plain))  # type: ignore[arg-type]
             assert off <= 2 * theirs + 1e-3 * float(expected.abs().max())
 
 
