@@ -68,7 +68,10 @@ CudaGraph = Annotated[
 ]
 Compile = Annotated[
     str | None,
-    typer.Option(help="torch: compile by default, max-autotune or cuda-graphs; takes a minute.", metavar="MODE"),
+    typer.Option(
+        help="torch: default or max-autotune compiles, which takes a minute; cuda-graphs replays crops, for small batches.",
+        metavar="MODE",
+    ),
 ]
 Autocast = Annotated[bool, typer.Option("--autocast", help="torch, bf16 and fp16: fp32 weights, types by operation.")]
 Workers = Annotated[int | None, typer.Option(help="Processes that decode; 0 is none.", min=0, metavar="N")]
