@@ -31,6 +31,8 @@ WAYS: Sequence[tuple[str, dict[str, Any]]] = (
 )  # fmt: skip
 AGREE = 0.95
 """Share of pictures with the same best class; half precision may tip a few that are nearly even."""
+HALF_OFF = 0.1
+"""Of a probability, in half precision: crops and whole images are run by other kernels there."""
 EAGER = 6
 """So many of them compile nothing."""
 COMPILING_S = 20.0
@@ -49,6 +51,10 @@ def correctness(context: Context) -> None:
     few = spread(source, context.plan.dense_checked)
     for protocol in (single_crop(), ten_crop(), multi_scale(context.plan.scales or multi_scale().scales)):
         path(context, protocol, few, reference, own)
+    half = model_of(context, str(context.device), context.plan.precision)
+    for protocol in (ten_crop(), multi_scale(context.plan.scales or multi_scale().scales)):
+        path(context, protocol, few, reference, half, HALF_OFF)
+    half.backend.close()
     for offload, said in OFFLOADS:
         pixels(context, spread(source, context.plan.checked), own, offload, said)
     own.backend.close()
@@ -154,14 +160,17 @@ def transfers(context: Context) -> None:
         context.check("bytes that changed on their way to the device and back", skipped="nothing travels on a CPU")
 
 
-def path(context: Context, protocol: Protocol, source: Source, reference: Model, own: Model) -> None:
+def path(
+    context: Context, protocol: Protocol, source: Source, reference: Model, own: Model, bound: float = 1e-3
+) -> None:
     """`score` on the device against `score` on the CPU, whatever the batch and the workers."""
     expected_NK = by_name(reference, protocol, source, workers=0)
     for how in ({"workers": 0}, {"workers": 2, "batch_size": 4}):
         said_NK = by_name(own, protocol, source, **how)
         off = float((said_NK - expected_NK).abs().max())
         words = ", ".join(f"{name} {value}" for name, value in how.items())
-        context.check(f"scores, {protocol.name}, {words}: largest difference to the CPU", off, 1e-3, at_most=True)
+        what = f"scores, {own.backend.info.precision}, {protocol.name}, {words}: largest difference to the CPU"
+        context.check(what, off, bound, at_most=True)
 
 
 def pixels(context: Context, source: Source, own: Model, offload: Offload, said: str) -> None:

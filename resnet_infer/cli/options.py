@@ -69,7 +69,7 @@ CudaGraph = Annotated[
 Compile = Annotated[
     str | None,
     typer.Option(
-        help="torch: default or max-autotune compiles, which takes a minute; cuda-graphs replays crops, for small batches.",
+        help="torch: default or max-autotune compiles, in a minute; cuda-graphs replays crops, for small batches.",
         metavar="MODE",
     ),
 ]

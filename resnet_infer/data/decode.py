@@ -10,7 +10,6 @@ import io
 import logging
 import warnings
 from collections.abc import Sequence
-from functools import cache
 
 import numpy as np
 import torch
@@ -115,13 +114,17 @@ def decode_jpegs(files: Sequence[Tensor], device: torch.device) -> list[Tensor |
             return decode_jpegs(files[:half], device) + decode_jpegs(files[half:], device)
         image = _alone(files[0], device)
         if on_gpu and not isinstance(image, str):
-            _say_once(f"the CPU decodes JPEG files that {device} does not ({_reason(error)})")
+            _say_once(device, error)
         return [image]
 
 
-@cache
-def _say_once(text: str) -> None:
-    note(text)
+_said: set[torch.device] = set()
+
+
+def _say_once(device: torch.device, error: Exception) -> None:
+    if device not in _said:
+        _said.add(device)
+        note(f"the CPU decodes JPEG files that {device} does not ({_reason(error)}); others may follow")
 
 
 def _alone(data: Tensor, device: torch.device) -> Tensor | str:
