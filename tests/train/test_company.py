@@ -57,7 +57,8 @@ def both(
 ) -> tuple[list[Any], float]:
     """How a run of two processes ended in each, None in the victim, and after how many seconds."""
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # torchrun's agent has it, too
-    context = mp.get_context("fork")
+    context = mp.get_context("forkserver")  # a process that has trained does not fork: its autograd has threads
+    context.set_forkserver_preload(["resnet_infer.train.loop"])  # so that both begin at once
     started = [
         context.Process(target=_child, args=(rank, store.port, images, tests, folder, disturb)) for rank in range(2)
     ]
@@ -87,11 +88,37 @@ def in_tests(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
     monkeypatch.setattr(network, "evaluate", disturbed)
 
 
-def test_a_long_test_of_the_leader_is_waited_for(images: Path, test_images: Path, tmp_path: Path) -> None:
-    def disturb(rank: int, patch: pytest.MonkeyPatch) -> None:
-        in_tests(patch, lambda: time.sleep(0.4))
+def slow(rank: int, patch: pytest.MonkeyPatch) -> None:
+    in_tests(patch, lambda: time.sleep(0.4))
 
-    (leader, other), seconds = both(images, test_images, tmp_path, disturb)
+
+def hanging(rank: int, patch: pytest.MonkeyPatch) -> None:
+    in_tests(patch, lambda: time.sleep(60))
+
+
+def failing(rank: int, patch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise MemoryError("all gone")
+
+    in_tests(patch, fail)
+
+
+def gone(victim: int, signal_number: int, folder: Path, rank: int, patch: pytest.MonkeyPatch) -> None:
+    """In its second step."""
+    plain = EagerStep.__call__
+
+    def step(self: EagerStep, *arguments: Any) -> Any:
+        if rank == victim and (folder / "one step").exists():
+            os.kill(os.getpid(), signal_number)
+        results = plain(self, *arguments)
+        (folder / "one step").touch()
+        return results
+
+    patch.setattr(EagerStep, "__call__", step)
+
+
+def test_a_long_test_of_the_leader_is_waited_for(images: Path, test_images: Path, tmp_path: Path) -> None:
+    (leader, other), seconds = both(images, test_images, tmp_path, slow)
     assert isinstance(leader, loop.Result), leader
     assert leader.test is not None
     assert (leader.iterations, leader.test.images, other) == (2, 12, None)
@@ -99,23 +126,14 @@ def test_a_long_test_of_the_leader_is_waited_for(images: Path, test_images: Path
 
 
 def test_a_leader_that_hangs_in_its_test_is_noticed(images: Path, test_images: Path, tmp_path: Path) -> None:
-    def disturb(rank: int, patch: pytest.MonkeyPatch) -> None:
-        in_tests(patch, lambda: time.sleep(60))
-
-    (_, other), _ = both(images, test_images, tmp_path, disturb, victim=0)
+    (_, other), _ = both(images, test_images, tmp_path, hanging, victim=0)
     assert isinstance(other, ProcessError), other
     assert "process 0 of 2 gave no sign for 3 s, after" in str(other)
     assert str(other).endswith(f"The run stopped at iteration 2; go on with --resume {tmp_path / 'run 1'}")
 
 
 def test_a_leader_that_fails_in_its_test_is_told_of(images: Path, test_images: Path, tmp_path: Path) -> None:
-    def fail() -> None:
-        raise MemoryError("all gone")
-
-    def disturb(rank: int, patch: pytest.MonkeyPatch) -> None:
-        in_tests(patch, fail)
-
-    (leader, other), seconds = both(images, test_images, tmp_path, disturb)
+    (leader, other), seconds = both(images, test_images, tmp_path, failing)
     assert isinstance(leader, MemoryError)
     assert isinstance(other, ProcessError), other
     assert "process 0 failed: all gone" in str(other)
@@ -127,18 +145,7 @@ def test_a_leader_that_fails_in_its_test_is_told_of(images: Path, test_images: P
 def test_a_process_that_is_gone_between_tests_is_noticed(
     images: Path, test_images: Path, tmp_path: Path, victim: int, signal_number: int
 ) -> None:
-    def disturb(rank: int, patch: pytest.MonkeyPatch) -> None:
-        plain = EagerStep.__call__
-
-        def step(self: EagerStep, *arguments: Any) -> Any:
-            if rank == victim and (tmp_path / "one step").exists():
-                os.kill(os.getpid(), signal_number)
-            results = plain(self, *arguments)
-            (tmp_path / "one step").touch()
-            return results
-
-        patch.setattr(EagerStep, "__call__", step)
-
+    disturb = partial(gone, victim, signal_number, tmp_path)
     results, seconds = both(images, test_images, tmp_path, disturb, victim)
     assert results[victim] is None
     assert isinstance(results[1 - victim], ProcessError), results
