@@ -94,7 +94,7 @@ def squares(x_BCHW: Tensor, scale_C: Tensor, shift_C: Tensor, dtype: torch.dtype
     out_BHWC = torch.empty((batch, *size, CHANNELS), dtype=dtype, device=x_BCHW.device)
     _squares[_grid(out_BHWC)](
         x_BCHW, scale_C, shift_C, out_BHWC, out_BHWC.numel(), height, width, *size, *x_BCHW.stride(),
-        BEFORE=BEFORE, BLOCK=BLOCK,
+        BEFORE=BEFORE, BLOCK=BLOCK, enable_fp_fusion=True,
     )  # fmt: skip
     return out_BHWC.permute(0, 3, 1, 2)
 
@@ -113,7 +113,8 @@ def max_pool(x_BCHW: Tensor) -> Tensor:
     size = (-(-height // 2), -(-width // 2))
     out_BHWC = x_BHWC.new_empty((batch, *size, channels))
     _max_pool[_grid(out_BHWC)](
-        x_BHWC, out_BHWC, out_BHWC.numel(), height, width, *size, CHANNELS=channels, BLOCK=BLOCK
+        x_BHWC, out_BHWC, out_BHWC.numel(), height, width, *size, CHANNELS=channels, BLOCK=BLOCK,
+        enable_fp_fusion=True,
     )  # fmt: skip
     return out_BHWC.permute(0, 3, 1, 2)
 
