@@ -75,7 +75,7 @@ class SquaresConvolution:
         # the four squares of a row lie side by side: one column of four times the channels
         self.weights = Weights(
             weight_NHWC=weight_NCHW.permute(0, 2, 3, 1).flatten(2)[:, :, None].contiguous(),
-            bias_N=torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.detach().float(),
+            bias_N=conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias.detach().float(),
         )
 
     def __call__(self, x_BCHW: Tensor) -> Tensor:
