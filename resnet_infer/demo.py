@@ -52,7 +52,7 @@ def run(folder: Path | None) -> None:
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="resnet-infer-demo-") as temporary:
         _run(folder or Path(temporary))
-    kept = f"Everything is in {folder}." if folder else "Keep the files with: resnet-infer demo -o FOLDER"
+    kept = f"The files are in {folder}." if folder else "Keep the files with: resnet-infer demo -o FOLDER"
     print(f"\n{time.perf_counter() - begun:.0f} s in all. {kept}")
 
 

@@ -163,9 +163,11 @@ def check_host(record: EngineRecord, host: Host, path: Path) -> None:
         flags += " --preprocess-in-graph" if manifest.input != "normalized" else ""
         if len(record.profiles) > 1:
             flags += " --scales " + ",".join(str(profile.min[1]) for profile in record.profiles)
+        known = manifest.source and " " not in manifest.source  # else it is told in words
+        made = f" (made from: {manifest.source})" if manifest.source and not known else ""
         raise ArtifactError(
-            f"{path}: cannot run here: {'; '.join(reasons)}. Build it where it is to run: resnet-infer export "
-            f"{manifest.source or 'MODEL'} --to tensorrt{flags} -o {path.name}"
+            f"{path}: cannot run here: {'; '.join(reasons)}{made}. Build it where it is to run: resnet-infer export "
+            f"{manifest.source if known else 'MODEL'} --to tensorrt{flags} -o {path.name}"
         )
 
 

@@ -1,7 +1,8 @@
 """The one path from images to class probabilities: decode, render, batch by size, run, average.
 
-`predict`, `evaluate`, the export check and the demo all come here; `score_groups` is the only loop, and `score` its
-view of one image at a time. Several protocols share one decode, and a tile that two of them need is run once.
+`predict`, `evaluate`, `compare`, calibration, the export gate and the benchmark all come here; `score_groups` is the
+only loop, and `score` its view of one image at a time. Several protocols share one decode, and a tile that two of
+them need is run once.
 
 Shapes: B tiles, C is 3, H and W pixels, K classes, h and w positions of the score map, P protocols.
 """
@@ -63,10 +64,10 @@ def score(
     """Score images (all, or those of `indices`) under every protocol; results come as they are finished.
 
     `batch_size` counts tiles of the model's native size and bounds every batch by the same number of pixels; it is
-    halved when the device runs out of memory. `offload` says what of preparing the images the device does; pixels
-    may then differ by a level. An `image_timeout_s` has images decoded in worker processes, where one that crashes or
-    hangs costs itself alone; a `crew` of the source's keeps these for the next pass. No score depends on batch size,
-    workers or order.
+    halved when the device runs out of memory. `offload` says what of preparing the images the device does; pixels may
+    then differ by a level where it renders, and by some where it decodes JPEG. An `image_timeout_s` has images
+    decoded in worker processes, where one that crashes or hangs costs itself alone; a `crew` of the source's keeps
+    these for the next pass. No score depends on batch size, workers or order.
 
     Raises UsageError if the model's head or input shape cannot serve a protocol, BackendError if a score is not a
     number, OutOfMemory if a single tile does not fit.

@@ -31,7 +31,7 @@ SQUARE, TAPS = Tiling(128, 128, 64, 4, 3), Tiling(128, 128, 64, 8, 3)
 
 
 def tiling_for(channels: int, summed: int, kernel: int) -> Tiling:
-    """The fastest on an H200, or nearly so, for a layer by its output channels and the length of its sums.
+    """The fastest on an H200, or nearly so, by a layer's output channels, the length of its sums and its kernel's side.
 
     Measured on resnet50's layers at batch 256 (benchmarks/results/gpu-a-levers_h200_2026-11-26.json).
     """
@@ -114,7 +114,7 @@ class Weights:
 def convolved(
     x_BHWC: Tensor, of: Weights, *, added_BHWN: Tensor | None = None, second_BHWC: Tensor | None = None, run: int = 1
 ) -> Tensor:
-    """ReLU of the convolution and its bias, plus `added_BHWN`, plus the projection of `second_BHWC`: (B, h, w, N).
+    """ReLU of a sum: the convolution, its bias, `added_BHWN` and the projection of `second_BHWC`. (B, h, w, N)
 
     With `run`, so many pixels of a row are taken as one with as many times the channels, each a pixel further on than
     the last; the kernel is then one column wide.

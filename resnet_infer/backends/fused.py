@@ -25,7 +25,7 @@ HALF = (torch.bfloat16, torch.float16)
 UNIT = 64
 """Our kernels take channels in multiples of it."""
 AGREE = 0.25
-"""Of the largest logit. Rounding differs by a tenth of that at most; what is wrong, by all of it."""
+"""Largest difference over the largest logit. Rounding stays below a tenth of it; a wrong kernel is off by about 1."""
 FEW = 64
 """Up to so many input channels, cuDNN's 1x1 convolution with an addition is the slower one (benchmarks/NOTES.md)."""
 
@@ -33,8 +33,8 @@ FEW = 64
 def fused_resnet(net: ResNet, normalize: Normalize, dtype: torch.dtype, crop: int) -> "FusedResNet | None":
     """The fused form of a folded fp32 network for crops of so many pixels a side, if it has one on its device.
 
-    That is CUDA, half precision, and one mean a channel. It is compared with PyTorch's own kernels before it is given:
-    a chip or a release on which it fails or disagrees is told, and gets the next simpler form.
+    That is CUDA, half precision, and one mean a channel. It is compared with PyTorch's own kernels before it is given.
+    Where it fails or disagrees, a note says so and the next simpler form is tried; None is for PyTorch's own.
     """
     device = net.fc.weight.device
     if device.type != "cuda" or dtype not in HALF or net.input_offset is not None:

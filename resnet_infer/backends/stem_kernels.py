@@ -3,7 +3,7 @@
 A 7x7 convolution with stride 2 on three channels is slow on tensor cores, which read eight at a time. It is the same
 sum as a 4x4 convolution with stride 1 on the twelve channels of squares of 2x2 pixels, padded to sixteen. One kernel
 normalises the pixels and lays them out so, with the zeros of the convolution's padding around them. PyTorch's own
-max pooling writes the places of the maxima as well, eight bytes each.
+max pooling writes the places of the maxima as well, eight bytes each; ours does not.
 
 Shapes: B images, H and W pixels, C channels, N channels out.
 """

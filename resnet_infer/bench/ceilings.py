@@ -15,9 +15,9 @@ from resnet_infer.report.measurements import Ceilings
 COPY_BYTES = {"cpu": 2**28, "cuda": 2**31}
 SIDE = {"cpu": 2048, "cuda": 8192}
 """Of the square matrices."""
-SMALL, LONGEST_S = 256, 5.0
-"""Side of those that are taken where one product of the full side would take longer: a type that a CPU has no
-instructions for, as fp16 on many, is thousands of times as slow."""
+SMALL, SLOWER = 256, 50.0
+"""Side of those that are taken for a type that is so many times as slow as fp32 on them: one that a CPU has no
+instructions for, as fp16 on many, is hundreds of times as slow, and a full product would take minutes."""
 LEAST_S = 0.3
 """Every ceiling is the best of the runs in this time: it is what the machine can do, not what it does on average."""
 SYNTHETIC = (375, 500)
@@ -86,8 +86,11 @@ def _copy(device: torch.device) -> float:
 
 
 def _matmul(device: torch.device, dtype: torch.dtype) -> float:
-    rate, side = _matmul_of(device, dtype, SMALL), SIDE[device.type]
-    return rate if 2 * side**3 / (rate * 1e12) > LONGEST_S else _matmul_of(device, dtype, side)
+    if device.type == "cpu" and dtype != torch.float32:
+        rate = _matmul_of(device, dtype, SMALL)
+        if rate * SLOWER < _matmul_of(device, torch.float32, SMALL):
+            return rate
+    return _matmul_of(device, dtype, SIDE[device.type])
 
 
 def _matmul_of(device: torch.device, dtype: torch.dtype, side: int) -> float:

@@ -24,7 +24,7 @@ class Meter:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """A span; what the device has to do is done within it."""
+        """A span to be measured; the caller waits for the device before it ends."""
         if self._read is None:
             yield
             return

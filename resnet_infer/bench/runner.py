@@ -26,6 +26,8 @@ from resnet_infer.report.rows import EvalRow
 from resnet_infer.score import Member, check_served, score_groups
 from resnet_infer.verdicts import best
 
+ABOVE_ROOF = 1.1
+"""Share of the roof above which a ceiling must be wrong."""
 UNSTEADY_PCT = 3.0
 """Coefficient of variation above which a row is called unsteady."""
 BOUND = 0.9
@@ -182,7 +184,7 @@ class Runner:
             top1_err=errors.top1_err if errors else None,
             top1_err_ci95=errors.top1_err_ci95 if errors else None,
             top1_images=errors.images if errors else 0,
-            warnings=self._warnings(cell, timing, batch_size),
+            warnings=self._warnings(cell, timing, batch_size, rate / ceiling if ceiling else 0.0),
         )
 
     def _roof(self, model: Model, protocol: Protocol, cell: Cell, sizes: Sequence[Size]) -> tuple[float, str]:
@@ -214,7 +216,7 @@ class Runner:
         other = Cell(subject=cell.subject, protocol=cell.protocol, batch_size=cell.batch_size, measurement=measurement)
         return self._rates.get(other.key(), 0.0) if measurement != cell.measurement else 0.0
 
-    def _warnings(self, cell: Cell, timing: Timing, batch_size: int) -> list[str]:
+    def _warnings(self, cell: Cell, timing: Timing, batch_size: int, roof_fraction: float) -> list[str]:
         said = []
         if batch_size < cell.batch_size:
             said.append(f"memory ran out at batch {cell.batch_size}; measured at {batch_size}")
@@ -225,6 +227,11 @@ class Runner:
             rate = self._rate_of(cell, inner)
             if rate and timing.images_per_s < BOUND * rate:
                 said.append(f"bound by {added}: {timing.images_per_s / rate:.0%} of the rate without it")
+        if roof_fraction > ABOVE_ROOF:
+            said.append(
+                f"at {roof_fraction:.0%} of a roof that cannot be exceeded: a ceiling was measured too low, as happens "
+                "on a busy machine; measure again"
+            )
         return said
 
 

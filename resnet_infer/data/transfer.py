@@ -1,4 +1,4 @@
-"""Bytes to the device and scores back, behind the network's back: pinned memory and a stream of its own on a GPU.
+"""Bytes to a device, through pinned memory on a stream of their own, and scores back, which are waited for later.
 
 On a CPU both ways are the identity.
 """

@@ -40,7 +40,8 @@ def _run(link: str, run: BenchRun) -> str:
     failed = len(selection.failed(run.rows))
     note = "Images per second, medians of the repeats, each at its best batch size"
     note += (
-        ", which is in brackets with the share of the roof."
+        ", which is in brackets with the share of the roof:\n"
+        "what the machine allows this way of running, which is more for fewer kernels."
         if any(row.roof_fraction for row in rows)
         else ", which is in brackets."
     )

@@ -108,8 +108,10 @@ def verdict(c: Comparison) -> str:
     """What the test says, in a sentence."""
     if c.mcnemar_p is None or c.only_a_right is None or c.only_b_right is None:
         return ""
+    if c.only_a_right == c.only_b_right == 0:
+        return "No difference is shown: both are right and wrong on the same images."
     if c.mcnemar_p >= 0.05:
-        return "No difference is shown: so uneven a split of the flips is not rare by chance."
+        return "No difference is shown: chance alone often splits the flips this unevenly."
     better = "A" if c.only_a_right > c.only_b_right else "B"
     return f"{better} is better, beyond what chance makes one time in twenty."
 
