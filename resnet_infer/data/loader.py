@@ -22,6 +22,8 @@ CHUNK = 16
 """Images that travel together from a worker: one message, one block of shared memory."""
 TOGETHER = 128
 """Images that are decoded or rendered on the device in one go: nvJPEG is several times as fast on many files."""
+PIXELS = 2**27
+"""Of images that are in one go; a chunk that has more goes alone."""
 FEW = 64
 """Up to so many images, starting worker processes costs more than it gains."""
 IMAGE_TIMEOUT_S = 60.0
@@ -127,8 +129,18 @@ def load_chunks(
         tasks = _Chunks(crew.source).all_here(how, indices, size)
     at_once = 1 if offload == "nothing" else max(1, TOGETHER // size)
     with closing(tasks):
-        while some := list(islice(tasks, at_once)):
+        while some := list(_so_many(tasks, at_once)):
             yield unpack([_with_lost(task) for task in some], how[0], upload)
+
+
+def _so_many(tasks: Iterator[Task], at_once: int) -> Iterator[Task]:
+    """The next tasks to be unpacked in one go."""
+    pixels = 0
+    for task in islice(tasks, at_once):
+        yield task
+        pixels += sum(record.size[0] * record.size[1] for record in task.made[1])
+        if pixels >= PIXELS:
+            return
 
 
 def _with_lost(task: Task) -> tuple[Tensor, list[Record]]:
