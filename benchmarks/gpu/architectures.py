@@ -10,7 +10,7 @@ ROW_S = 25.0
 
 
 def architectures(context: Context) -> None:
-    """The network's latency eager, compiled and with CUDA graphs; then the others compiled, eager, at batch 1."""
+    """The network's latency as it comes, recorded and compiled; then the others compiled, as they come, at batch 1."""
     ready(context)
     plan = context.plan
     ways: Sequence[dict[str, str]] = ({}, {"compile": "cuda-graphs"}, {"compile": "default"})
@@ -33,5 +33,5 @@ def latency(context: Context, model: str) -> None:
     rows = [row for row in context.rows if row.model == model and row.batch_size == 1 and row.latency_ms]
     if rows:
         top = min(rows, key=lambda row: row.latency_ms["p90"])
-        note = f"{top.options or 'eager'}; median {top.latency_ms['p50']:.3f}"
+        note = f"{top.options or 'as it comes'}; median {top.latency_ms['p50']:.3f}"
         context.check(f"{model} {top.precision}, batch 1: 90th percentile, ms", top.latency_ms["p90"], note=note)

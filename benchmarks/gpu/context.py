@@ -91,7 +91,7 @@ class Context:
 
     def check_roof(self, what: str, row: BenchRow, target: float | None = None) -> None:
         """How near a row is to its roof, where the ceilings are known."""
-        note = f"{row.images_per_s:.1f} images/s, {row.options or 'eager'}, batch {row.batch_size}"
+        note = f"{row.images_per_s:.1f} images/s, {row.options or 'as it comes'}, batch {row.batch_size}"
         if row.roof_fraction:
             self.check(f"{what}, of its roof", row.roof_fraction, target, note=note)
         else:

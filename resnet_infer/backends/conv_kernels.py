@@ -136,5 +136,6 @@ def convolved(
         KERNEL_H=kernel_h, KERNEL_W=kernel_w, STRIDE=of.stride, PAD=of.pad, ADDS=added_BHWN is not None,
         SECOND_STRIDE=0 if projected is None else of.second_stride,
         PIXELS=how.pixels, CHANNELS=how.channels, DEPTH=how.depth, num_warps=how.warps, num_stages=how.stages,
+        enable_fp_fusion=True,
     )  # fmt: skip
     return out_BHWN

@@ -76,7 +76,7 @@ class SquaresConvolution:
         # the four squares of a row lie side by side: one column of four times the channels
         self.weights = Weights(
             weight_NHWC=weight_NCHW.permute(0, 2, 3, 1).flatten(2)[:, :, None].contiguous(),
-            bias_N=torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.detach().float(),
+            bias_N=conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias.detach().float(),
         )
 
     def __call__(self, x_BCHW: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ def squares(x_BCHW: Tensor, scale_C: Tensor, shift_C: Tensor, dtype: torch.dtype
     out_BHWC = torch.empty((batch, *size, CHANNELS), dtype=dtype, device=x_BCHW.device)
     _squares[_grid(out_BHWC)](
         x_BCHW, scale_C, shift_C, out_BHWC, out_BHWC.numel(), height, width, *size, *x_BCHW.stride(),
-        BEFORE=BEFORE, BLOCK=BLOCK,
+        BEFORE=BEFORE, BLOCK=BLOCK, enable_fp_fusion=True,
     )  # fmt: skip
     return out_BHWC.permute(0, 3, 1, 2)
 
@@ -114,7 +114,8 @@ def max_pool(x_BCHW: Tensor) -> Tensor:
     size = (-(-height // 2), -(-width // 2))
     out_BHWC = x_BHWC.new_empty((batch, *size, channels))
     _max_pool[_grid(out_BHWC)](
-        x_BHWC, out_BHWC, out_BHWC.numel(), height, width, *size, CHANNELS=channels, BLOCK=BLOCK
+        x_BHWC, out_BHWC, out_BHWC.numel(), height, width, *size, CHANNELS=channels, BLOCK=BLOCK,
+        enable_fp_fusion=True,
     )  # fmt: skip
     return out_BHWC.permute(0, 3, 1, 2)
 
