@@ -16,6 +16,7 @@ from resnet_infer.data.sources import Source
 from resnet_infer.data.transfer import Upload
 from resnet_infer.data.worker import Allocate, Made, Task
 from resnet_infer.data.workers import Pool
+from resnet_infer.errors import OutOfMemory
 from resnet_infer.protocols import Protocol
 
 CHUNK = 16
@@ -118,7 +119,8 @@ def load_chunks(
 
     In worker processes, an image that crashes its decoder or takes longer than `image_timeout_s` is a record too.
     `workers` of 0 works in this process, without that guard. `upload` takes a block of bytes to the device, where
-    tiles are cut and what is `offload`ed is done. Raises DataError if worker processes cannot be kept alive.
+    tiles are cut and what is `offload`ed is done. Raises DataError if worker processes cannot be kept alive,
+    OutOfMemory if the device has no room for the images.
     """
     how = tuple(protocols), offload
     upload = upload or Upload(torch.device("cpu"))
@@ -130,7 +132,14 @@ def load_chunks(
     at_once = 1 if offload == "nothing" else max(1, TOGETHER // size)
     with closing(tasks):
         while some := list(_so_many(tasks, at_once)):
-            yield unpack([_with_lost(task) for task in some], how[0], upload)
+            try:
+                chunk = unpack([_with_lost(task) for task in some], how[0], upload)
+            except torch.OutOfMemoryError as error:
+                raise OutOfMemory(
+                    f"{upload.device} has no room for the next images beside the network; give a smaller --batch-size, "
+                    "or leave decoding and rendering to the CPU"
+                ) from error
+            yield chunk
 
 
 def _so_many(tasks: Iterator[Task], at_once: int) -> Iterator[Task]:

@@ -19,6 +19,7 @@ from resnet_infer.data.packing import Offload, pack, prepare, unpack
 from resnet_infer.data.render import distinct_tiles, in_regions, regions, render
 from resnet_infer.data.sources import Memory, Source, open_source
 from resnet_infer.data.transfer import Upload
+from resnet_infer.errors import OutOfMemory
 from resnet_infer.model.resnet import ResNet
 from resnet_infer.protocols import Protocol, Tile, multi_scale, single_crop, ten_crop
 from resnet_infer.score import score
@@ -131,3 +132,16 @@ def test_large_images_are_not_all_in_the_devices_memory_together(
     for one, other in zip(usual.images(), (image for chunk in chunks for image in chunk.images()), strict=True):
         assert one.index == other.index
         assert all(torch.equal(a, b) for a, b in zip(one.tiles, other.tiles, strict=True))
+
+
+def test_a_device_that_is_full_of_images_is_one_line(
+    picture: Callable[..., Picture], encode: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Memory("full", [("x", encode(picture(40, 50, 0), "JPEG"))])
+
+    def full(x_BCHW: Tensor, tiles: Any) -> list[Tensor]:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr(packing, "render", full)
+    with pytest.raises(OutOfMemory, match="no room for the next images"):
+        list(load_chunks(Crew(source), TESTS, [0], 0, offload="rendering"))
