@@ -1,5 +1,6 @@
 """The best classes of images."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import partial
 
@@ -32,7 +33,7 @@ def predict(
     """
     if top_k < 1:
         raise UsageError(f"--top-k must be at least 1; got {top_k}")
-    waiting: dict[int, Prediction] = {}
+    waiting: defaultdict[int, list[Prediction]] = defaultdict(list)  # an index may come several times
     order = iter(range(len(source.samples)) if indices is None else indices)
     due = next(order, None)
     results = score_groups(
@@ -48,18 +49,21 @@ def predict(
     for images in results:
         if images.error:
             index = images.indices[0]
-            waiting[index] = Prediction(path=source.samples[index].name, error=images.error)
+            waiting[index].append(Prediction(path=source.samples[index].name, error=images.error))
         else:
             for index, (probs, classes) in zip(images.indices, images.values[0][:, 0].tolist(), strict=True):
-                waiting[index] = Prediction(
+                found = Prediction(
                     path=source.samples[index].name,
                     model=model.name,
                     protocol=protocol.name,
                     backend=model.backend.info.name,
                     predictions=_named(model, probs, classes),
                 )
+                waiting[index].append(found)
         while due is not None and due in waiting:
-            yield waiting.pop(due)
+            yield waiting[due].pop()
+            if not waiting[due]:
+                del waiting[due]
             due = next(order, None)
 
 

@@ -110,3 +110,10 @@ def test_records_are_given_as_soon_as_all_before_them_are_done(model: Model, ima
     assert next(records).path == "0"
     assert len(read) < 50
     assert [record.path for record in records] == [str(number) for number in range(1, 100)]
+
+
+def test_an_image_that_is_asked_for_twice_comes_twice(model: Model, source: Source) -> None:
+    for order in ([0, 0, 2, 1, 1, 3], [3, 1, 1, 0]):
+        for options in ({"batch_size": 1}, {"batch_size": 64}):
+            records = list(predict(model, multi_scale((36,)), source, indices=order, workers=0, **options))
+            assert [record.path for record in records] == [source.samples[index].name for index in order]

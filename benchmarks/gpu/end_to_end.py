@@ -149,13 +149,14 @@ def common(context: Context, images: int) -> dict[str, Any]:
 def own_side(context: Context, protocol: str, top: BenchRow, images: int) -> Side:
     """Our `evaluate` with the fastest settings."""
     plan = context.plan
+    offload = offload_of(top)
     settings: dict[str, Any] = {
         "file": f"{plan.network}.pth", "protocol": protocol, "images": images, "batch": plan.batch,
         "workers": max(0, cores() - 1), "options": options_of(way_of(context, protocol)),
-        "device": str(context.device), "precision": plan.precision, "offload": offload_of(top),
+        "device": str(context.device), "precision": plan.precision, "offload": offload,
     }  # fmt: skip
     return Side(
-        name=f"ours: {named(way_of(context, protocol))}",
+        name=f"ours: {', '.join(filter(None, (named(way_of(context, protocol)), OFFLOADS[offload])))}",
         start=ours.evaluation,
         settings=settings,
         keep_freed_memory=True,

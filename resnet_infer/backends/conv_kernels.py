@@ -93,7 +93,7 @@ def _conv(
     target = m[:, None].to(tl.int64) * channels + n[None, :]
     if ADDS:
         total += tl.load(added_ptr + target, mask=there[:, None], other=0.0).to(tl.float32)
-    total = tl.maximum(total, 0.0)
+    total = tl.maximum(total, 0.0, propagate_nan=tl.PropagateNan.ALL)  # or what is no number would be a good zero
     tl.store(out_ptr + target, total.to(out_ptr.dtype.element_ty), mask=there[:, None])
 
 

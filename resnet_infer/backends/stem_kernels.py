@@ -62,7 +62,8 @@ def _max_pool(
         y, x = 2 * row + (tap // 3 - 1), 2 * column + (tap % 3 - 1)
         inside = (y >= 0) & (y < height) & (x >= 0) & (x < width) & (at < count)
         source = ((image * height + y) * width + x) * CHANNELS + channel
-        best = tl.maximum(best, tl.load(x_ptr + source, mask=inside, other=float("-inf")).to(tl.float32))
+        value = tl.load(x_ptr + source, mask=inside, other=float("-inf")).to(tl.float32)
+        best = tl.maximum(best, value, propagate_nan=tl.PropagateNan.ALL)
     tl.store(out_ptr + at, best.to(out_ptr.dtype.element_ty), mask=at < count)
 
 

@@ -16,12 +16,15 @@ from resnet_infer.data.sources import Source
 from resnet_infer.data.transfer import Upload
 from resnet_infer.data.worker import Allocate, Made, Task
 from resnet_infer.data.workers import Pool
+from resnet_infer.errors import OutOfMemory
 from resnet_infer.protocols import Protocol
 
 CHUNK = 16
 """Images that travel together from a worker: one message, one block of shared memory."""
 TOGETHER = 128
 """Images that are decoded or rendered on the device in one go: nvJPEG is several times as fast on many files."""
+PIXELS = 2**27
+"""Of images that are in one go; a chunk that has more goes alone."""
 FEW = 64
 """Up to so many images, starting worker processes costs more than it gains."""
 IMAGE_TIMEOUT_S = 60.0
@@ -116,7 +119,8 @@ def load_chunks(
 
     In worker processes, an image that crashes its decoder or takes longer than `image_timeout_s` is a record too.
     `workers` of 0 works in this process, without that guard. `upload` takes a block of bytes to the device, where
-    tiles are cut and what is `offload`ed is done. Raises DataError if worker processes cannot be kept alive.
+    tiles are cut and what is `offload`ed is done. Raises DataError if worker processes cannot be kept alive,
+    OutOfMemory if the device has no room for the images.
     """
     how = tuple(protocols), offload
     upload = upload or Upload(torch.device("cpu"))
@@ -127,8 +131,25 @@ def load_chunks(
         tasks = _Chunks(crew.source).all_here(how, indices, size)
     at_once = 1 if offload == "nothing" else max(1, TOGETHER // size)
     with closing(tasks):
-        while some := list(islice(tasks, at_once)):
-            yield unpack([_with_lost(task) for task in some], how[0], upload)
+        while some := list(_so_many(tasks, at_once)):
+            try:
+                chunk = unpack([_with_lost(task) for task in some], how[0], upload)
+            except torch.OutOfMemoryError as error:
+                raise OutOfMemory(
+                    f"{upload.device} has no room for the next images beside the network; give a smaller --batch-size, "
+                    "or leave decoding and rendering to the CPU"
+                ) from error
+            yield chunk
+
+
+def _so_many(tasks: Iterator[Task], at_once: int) -> Iterator[Task]:
+    """The next tasks to be unpacked in one go."""
+    pixels = 0
+    for task in islice(tasks, at_once):
+        yield task
+        pixels += sum(record.size[0] * record.size[1] for record in task.made[1])
+        if pixels >= PIXELS:
+            return
 
 
 def _with_lost(task: Task) -> tuple[Tensor, list[Record]]:

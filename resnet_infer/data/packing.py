@@ -24,6 +24,8 @@ from resnet_infer.protocols import Protocol, Size
 Offload = Literal["nothing", "rendering", "decoding"]
 """What is left to the device: nothing; resizing and cropping; decoding of JPEG as well."""
 Form = Literal["regions", "image", "jpeg"]
+TOGETHER = 2**26
+"""Pixels of images that are rendered in one go at most; a larger image goes alone. Resizing on a GPU is in floats."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,15 +182,17 @@ def _render_by_size(
     by_size: dict[Size, list[int]] = {}
     for number, x_CHW in images.items():
         by_size.setdefault((x_CHW.shape[1], x_CHW.shape[2]), []).append(number)
-    for size, numbers in by_size.items():
-        x_BHWC = torch.stack([images[number].permute(1, 2, 0) for number in numbers])  # channels stay innermost
-        try:
-            tiles = render(x_BHWC.permute(0, 3, 1, 2), distinct_tiles(protocols, *size))
-        except DataError as error:
-            errors.update(dict.fromkeys(numbers, str(error)))
-            continue
-        hand_over(tiles)
-        yield Group(numbers, [records[number].index for number in numbers], size, tuple(tiles))
+    for size, alike in by_size.items():
+        room = max(1, TOGETHER // (size[0] * size[1]))
+        for numbers in (alike[at : at + room] for at in range(0, len(alike), room)):
+            x_BHWC = torch.stack([images[number].permute(1, 2, 0) for number in numbers])  # channels stay innermost
+            try:
+                tiles = render(x_BHWC.permute(0, 3, 1, 2), distinct_tiles(protocols, *size))
+            except DataError as error:
+                errors.update(dict.fromkeys(numbers, str(error)))
+                continue
+            hand_over(tiles)
+            yield Group(numbers, [records[number].index for number in numbers], size, tuple(tiles))
 
 
 def _cut_regions(

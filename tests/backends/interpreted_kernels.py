@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from resnet_infer.backends.base import Normalize
+from resnet_infer.backends.conv_kernels import Weights, convolved
 from resnet_infer.backends.fused import FusedResNet
 from resnet_infer.backends.stem_kernels import max_pool, square_weight, squares
 from resnet_infer.model.fold import fold_batch_norm
@@ -69,5 +70,20 @@ def networks() -> int:
     return seen
 
 
+def no_numbers() -> int:
+    """What is no number stays so, as in PyTorch: else scores of damaged weights or of an overflow would look right."""
+    x_BHWC = torch.zeros(1, 8, 8, 64)
+    x_BHWC[0, 3, 3] = float("nan")
+    x_BCHW = x_BHWC.permute(0, 3, 1, 2)
+    conv = torch.nn.Conv2d(64, 64, 3, padding=1).requires_grad_(False)
+    weights = Weights(weight_NHWC=conv.weight.permute(0, 2, 3, 1).contiguous(), bias_N=conv.bias, pad=1)
+    expected = F.relu(conv(x_BCHW)), F.max_pool2d(x_BCHW, 3, 2, 1)
+    actual = convolved(x_BHWC, weights).permute(0, 3, 1, 2), max_pool(x_BCHW)
+    for one, other in zip(actual, expected, strict=True):
+        assert bool(other.isnan().any())
+        assert torch.equal(one.isnan(), other.isnan())
+    return len(actual)
+
+
 torch.manual_seed(0)
-print(stems(), "stems", networks(), "networks")
+print(stems(), "stems", networks(), "networks", no_numbers(), "kernels")

@@ -54,7 +54,7 @@ def said_by(script: str, **surroundings: str) -> list[str]:
 def test_kernels_compute_what_their_formulas_say() -> None:
     pytest.importorskip("triton", "3.7", reason="the interpreter of earlier ones cannot count loops with NumPy 2.4")
     said = said_by("interpreted_kernels.py", TRITON_INTERPRET="1")
-    assert said == ["6", "stems", "10", "networks"]
+    assert said == ["6", "stems", "10", "networks", "2", "kernels"]
 
 
 def test_a_new_size_compiles_nothing(tmp_path: Path) -> None:
@@ -108,16 +108,28 @@ def test_on_a_gpu_fused_scores_are_as_near_to_fp32_as_plain_ones(name: str, prec
 @pytest.mark.gpu
 @gpu
 def test_fused_convolutions_read_no_memory_that_nobody_wrote() -> None:
-    """PyTorch hands cuDNN the unwritten output as the addend, times zero: were it read, NaN would come out."""
+    """PyTorch hands cuDNN the unwritten output as the addend, times zero: were it read, NaN or zero would come out."""
     conv = torch.nn.Conv2d(64, 128, 3, padding=1).cuda()
     with torch.inference_mode():
         run = fused.Convolution(conv, torch.bfloat16)
         x_BCHW = torch.randn(8, 64, 56, 56, device="cuda", dtype=torch.bfloat16)
         x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
+        expected = conv(x_BCHW.float()).relu()
         for _ in range(3):
             poison = torch.full((8, 128, 56, 56), float("nan"), device="cuda", dtype=torch.bfloat16)
             del poison  # the result is given this block
-            assert bool(torch.isfinite(run(x_BCHW)).all())
+            torch.testing.assert_close(run(x_BCHW).float(), expected, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.gpu
+@gpu
+@pytest.mark.parametrize("weights", ["conv1.weight", "layer2.0.conv2.weight", "layer4.1.conv3.weight"])
+@pytest.mark.parametrize("side", [224, 240])
+def test_damaged_weights_give_no_numbers_on_a_gpu_either(weights: str, side: int) -> None:
+    checkpoint = random_checkpoint("resnet50.random")
+    checkpoint.state_dict[weights][0] = float("nan")  # type: ignore[index]
+    ours = TorchBackend(checkpoint, "cuda", "bf16")
+    assert not bool(torch.isfinite(ours.run(pixels(2, side, side), "pooled")).any())
 
 
 @pytest.mark.gpu

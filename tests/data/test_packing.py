@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from resnet_infer.backends.load import Model
+from resnet_infer.data import loader, packing
+from resnet_infer.data.loader import Crew, load_chunks
 from resnet_infer.data.packing import Offload, pack, prepare, unpack
 from resnet_infer.data.render import distinct_tiles, in_regions, regions, render
-from resnet_infer.data.sources import Source, open_source
+from resnet_infer.data.sources import Memory, Source, open_source
 from resnet_infer.data.transfer import Upload
+from resnet_infer.errors import OutOfMemory
 from resnet_infer.model.resnet import ResNet
 from resnet_infer.protocols import Protocol, Tile, multi_scale, single_crop, ten_crop
 from resnet_infer.score import score
@@ -106,3 +109,39 @@ def test_images_whose_tiles_lie_alike_are_cut_together_and_come_in_their_order(
         assert all(torch.equal(a, b) for a, b in zip(image.tiles, expected, strict=True))
     groups = sorted(sorted(index - 10 for index in group.indices) for group in chunk.groups)
     assert groups == alike
+
+
+@pytest.mark.parametrize("offload", ["rendering", "decoding"])
+def test_large_images_are_not_all_in_the_devices_memory_together(
+    offload: Offload, picture: Callable[..., Picture], encode: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Memory("large", [(str(seed), encode(picture(96, 128, seed), "JPEG")) for seed in range(40)])
+    (usual,) = load_chunks(Crew(source), TESTS, range(40), 0, offload=offload)
+    most: list[int] = []
+
+    def watched(x_BCHW: Tensor, tiles: Any) -> list[Tensor]:
+        most.append(x_BCHW.shape[0] * x_BCHW.shape[2] * x_BCHW.shape[3])
+        return render(x_BCHW, tiles)
+
+    monkeypatch.setattr(packing, "render", watched)
+    monkeypatch.setattr(packing, "TOGETHER", 5 * 96 * 128 + 1)
+    monkeypatch.setattr(loader, "PIXELS", 20 * 96 * 128)
+    chunks = list(load_chunks(Crew(source), TESTS, range(40), 0, offload=offload))
+    assert [len(chunk.records) for chunk in chunks] == [32, 8]
+    assert max(most) == 5 * 96 * 128
+    for one, other in zip(usual.images(), (image for chunk in chunks for image in chunk.images()), strict=True):
+        assert one.index == other.index
+        assert all(torch.equal(a, b) for a, b in zip(one.tiles, other.tiles, strict=True))
+
+
+def test_a_device_that_is_full_of_images_is_one_line(
+    picture: Callable[..., Picture], encode: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Memory("full", [("x", encode(picture(40, 50, 0), "JPEG"))])
+
+    def full(x_BCHW: Tensor, tiles: Any) -> list[Tensor]:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr(packing, "render", full)
+    with pytest.raises(OutOfMemory, match="no room for the next images"):
+        list(load_chunks(Crew(source), TESTS, [0], 0, offload="rendering"))
