@@ -27,7 +27,7 @@ from resnet_infer.score import Member, check_served, score_groups
 from resnet_infer.verdicts import best
 
 ABOVE_ROOF = 1.1
-"""Share of the roof above which a ceiling must be wrong."""
+"""Share of the roof above which the ceilings are not what bounds a row."""
 UNSTEADY_PCT = 3.0
 """Coefficient of variation above which a row is called unsteady."""
 BOUND = 0.9
@@ -229,8 +229,8 @@ class Runner:
                 said.append(f"bound by {added}: {timing.images_per_s / rate:.0%} of the rate without it")
         if roof_fraction > ABOVE_ROOF:
             said.append(
-                f"at {roof_fraction:.0%} of a roof that cannot be exceeded: a ceiling was measured too low, as happens "
-                "on a busy machine; measure again"
+                f"at {roof_fraction:.0%} of its roof: its activations stay in a cache, or a ceiling was measured too "
+                "low, as happens on a busy machine"
             )
         return said
 

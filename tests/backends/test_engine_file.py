@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from resnet_infer.backends.engine_file import read_engine, read_record, write_engine
-from resnet_infer.engines import EngineRecord, record_path
+from resnet_infer.engines import EngineRecord, Host, check_host, record_path
 from resnet_infer.errors import ArtifactError, ResnetInferError, UsageError
 from resnet_infer.labels import CIFAR10_NAMES, Labels
 from resnet_infer.manifest import Manifest
@@ -177,3 +177,18 @@ def test_a_manifest_that_cannot_be_written_leaves_the_older_engine_as_it_was(wri
         write_engine(long, PLAN[::-1], written)
     assert read_engine(written) == (record_of(PLAN), PLAN)
     assert names(written.parent) == ["net.engine", "net.engine.json"]
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("net.th", r"aarch64\. Build it .* resnet-infer export net\.th --to"),
+        ("resnet-infer demo", r"\(made from: resnet-infer demo\)\. Build it .* resnet-infer export MODEL --to"),
+    ],
+)
+def test_the_command_that_rebuilds_it_can_be_typed(source: str, said: str) -> None:
+    record = record_of(PLAN)
+    record = replace(record, manifest=replace(record.manifest, source=source))
+    host = Host(versions={"tensorrt_rtx": record.version}, gpu="", capability=(8, 9), platform="linux-aarch64")
+    with pytest.raises(ArtifactError, match=said):
+        check_host(record, host, Path("net.engine"))

@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from resnet_infer.bench import session
+from resnet_infer.bench.runner import ABOVE_ROOF, Runner
 from resnet_infer.bench.session import Request, run
-from resnet_infer.bench.sweep import Sweep
+from resnet_infer.bench.subjects import Opener
+from resnet_infer.bench.sweep import Cell, Subject, Sweep
 from resnet_infer.errors import DataError, UsageError
 from resnet_infer.report.measurements import BenchRun, load_run
 
@@ -189,3 +191,23 @@ def test_what_pytorch_raises_is_a_row_too(tmp_path: Path, monkeypatch: pytest.Mo
     assert broken.error
     assert "\n" not in broken.error
     assert sound.images_per_s > 0
+
+
+def test_a_share_far_above_the_roof_is_a_warning(finished: tuple[Request, BenchRun], tmp_path: Path) -> None:
+    """A busy machine's ceilings are too low, and a cache has none."""
+    _, held = finished
+    assert held.ceilings is not None
+    low = {name: rate / 1e6 for name, rate in held.ceilings.matmul_tflop_per_s.items()}
+    runner = Runner(
+        opener=Opener(folder=tmp_path, device="cpu"), sweep=replace(SWEEP, repeats=1),
+        ceilings=replace(held.ceilings, matmul_tflop_per_s=low),
+    )  # fmt: skip
+    cell = Cell(
+        subject=Subject(model="resnet20.random", backend="torch", precision="fp32"), protocol="single-crop",
+        batch_size=2, measurement="network",
+    )  # fmt: skip
+    (row,) = runner.run([cell])
+    assert row.roof_fraction > 2
+    for found in (row, *held.rows):
+        said = any("of its roof: its activations stay in a cache" in warning for warning in found.warnings)
+        assert said is (found.roof_fraction > ABOVE_ROOF)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from resnet_infer.report.compare_page import SHOWN, chosen, compare_page, p_value
+from resnet_infer.report.compare_page import SHOWN, chosen, compare_page, p_value, verdict
 from resnet_infer.report.comparison import ClassDifference, Comparison, Disagreement, Outcome, Side
 
 PICTURE = "QUJD"
@@ -78,3 +78,11 @@ def test_a_small_p_is_no_zero() -> None:
         "1.0e-200",
         "below 1e-300",
     ]
+
+
+def test_what_the_flips_say_is_a_sentence() -> None:
+    assert verdict(comparison()) == "No difference is shown: chance alone often splits the flips this unevenly."
+    assert (
+        verdict(comparison(flips=(0, 0, 2))) == "No difference is shown: both are right and wrong on the same images."
+    )
+    assert verdict(comparison(known=False)) == ""
