@@ -73,7 +73,7 @@ class Worker:
         self.process = context.Process(
             target=_serve, args=(work, theirs, inherited, at, slot, os.getpid()), daemon=True, name=f"decoder {slot}"
         )
-        with _frozen():
+        with frozen():
             self.process.start()
         theirs.close()
         self.told: Any = None
@@ -94,7 +94,7 @@ class Worker:
 
 
 @contextmanager
-def _frozen() -> Iterator[None]:
+def frozen() -> Iterator[None]:
     """A process forked in the body never collects what was here before: finalizers of CUDA objects are not for it."""
     mine = METHOD == "fork" and not gc.get_freeze_count()
     if mine:

@@ -6,7 +6,6 @@ decodes and augments in worker processes, a batch in each: photographs. What an 
 Shapes: N training images, B of a batch, H and W pixels, C is 3.
 """
 
-import gc
 import signal
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
@@ -19,6 +18,7 @@ from resnet_infer.data.allocator import keep_freed_memory
 from resnet_infer.data.decode import decode
 from resnet_infer.data.loader import auto_workers, load
 from resnet_infer.data.sources import Source
+from resnet_infer.data.worker import frozen
 from resnet_infer.errors import DataError
 from resnet_infer.protocols import single_crop
 from resnet_infer.report.console import note
@@ -113,9 +113,8 @@ class Streamed:
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),
         )
-        gc.freeze()  # a worker, which is forked here, is not to collect what the run has on a GPU
-        batches = iter(loader)
-        gc.unfreeze()
+        with frozen():  # workers begin here
+            batches = iter(loader)
         for x_BHWC, classes_B, normal_B3, error in batches:
             if error:
                 raise DataError(f"{self.source.name}: {error}; mend or remove it")
