@@ -74,6 +74,11 @@ class Context:
         """All rows so far."""
         return self.results.run.rows
 
+    def finish(self) -> None:
+        """Wait for the device."""
+        if self.cuda:
+            torch.cuda.synchronize(self.device)
+
     def left(self) -> float:
         """Seconds."""
         return self.ends - time.time()

@@ -49,7 +49,7 @@ def idle(context: Context, source: Source, protocol: Protocol) -> tuple[list[Siz
         for image in decoded(context, source, protocol, part):
             sizes.append(image.size)
             tiles.append([tile.cpu() for tile in image.tiles])
-            finish(context)
+            context.finish()
     return sizes, tiles
 
 
@@ -67,7 +67,7 @@ def busy(context: Context, source: Source, protocol: Protocol, sizes: Sequence[S
         for image in decoded(context, source, protocol, part):
             kept.append([tile.clone() for tile in image.tiles])
             del image
-    finish(context)
+    context.finish()
     return [[tile.cpu() for tile in tiles] for tiles in kept], int(torch.stack(wrong).sum())
 
 
@@ -84,9 +84,3 @@ def parts(source: Source) -> Iterator[range]:
     """Positions in the source, PART at a time."""
     count = len(source.samples)
     return (range(at, min(count, at + PART)) for at in range(0, count, PART))
-
-
-def finish(context: Context) -> None:
-    """Wait for the device."""
-    if context.cuda:
-        torch.cuda.synchronize(context.device)

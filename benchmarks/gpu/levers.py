@@ -66,7 +66,7 @@ def way(context: Context, name: str, backend: TorchBackend, x_BCHW: Tensor, expe
     count = len(expected_BK)
     begun = time.perf_counter()
     said_BK = backend.run(x_BCHW, "pooled").flatten(1)[:count].clone()
-    finish(context)
+    context.finish()
     first_s = time.perf_counter() - begun
     off = float((said_BK - expected_BK).abs().max() / expected_BK.abs().max())
     same = float((said_BK.argmax(1) == expected_BK.argmax(1)).double().mean())
@@ -86,7 +86,7 @@ def seconds_of(context: Context, run: Callable[[], object]) -> float:
     runs, begun = 0, time.perf_counter()
     while time.perf_counter() - begun < LEAST_S:
         run()
-        finish(context)
+        context.finish()
         runs += 1
     groups: list[float] = []
     for _ in range(GROUPS):
@@ -95,12 +95,6 @@ def seconds_of(context: Context, run: Callable[[], object]) -> float:
         for _ in range(runs):
             run()
         end.record()
-        finish(context)
+        context.finish()
         groups.append(start.elapsed_time(end) / runs / 1000)
     return statistics.median(groups)
-
-
-def finish(context: Context) -> None:
-    """Wait for the device."""
-    if context.cuda:
-        torch.cuda.synchronize(context.device)
