@@ -95,11 +95,12 @@ class FusedResNet(nn.Module):
         self.fc = nn.Linear(net.fc.in_features, net.fc.out_features, device="meta")
         self.fc.weight = nn.Parameter(net.fc.weight.to(dtype), requires_grad=False)
         self.fc.bias = nn.Parameter(net.fc.bias.to(dtype), requires_grad=False)
-        self.stem = Convolution(net.conv1, dtype)
         if kernels:
             from resnet_infer.backends.stem_kernels import SquaresConvolution
 
             self.squares = SquaresConvolution(net.conv1, normalize, dtype)
+        else:
+            self.stem = Convolution(net.conv1, dtype)
         blocks = [block for stage in net.stages for block in net.get_submodule(stage).children()]
         self.blocks = [FusedBlock(block, dtype, kernels) for block in blocks if isinstance(block, Block)]
 
