@@ -15,9 +15,9 @@ from resnet_infer.report.measurements import Ceilings
 COPY_BYTES = {"cpu": 2**28, "cuda": 2**31}
 SIDE = {"cpu": 2048, "cuda": 8192}
 """Of the square matrices."""
-SMALL, SLOWER = 256, 50.0
-"""Side of those that are taken for a type that is so many times as slow as fp32 on them: one that a CPU has no
-instructions for, as fp16 on many, is hundreds of times as slow, and a full product would take minutes."""
+SMALL, PATIENCE_S = 256, 0.5
+"""A CPU's products begin with this side, which doubles while the next product should take less than the patience: a
+type that a CPU has no instructions for is hundreds of times as slow as fp32, and a full product takes minutes."""
 LEAST_S = 0.3
 """Every ceiling is the best of the runs in this time: it is what the machine can do, not what it does on average."""
 SYNTHETIC = (375, 500)
@@ -86,28 +86,44 @@ def _copy(device: torch.device) -> float:
 
 
 def _matmul(device: torch.device, dtype: torch.dtype) -> float:
-    if device.type == "cpu" and dtype != torch.float32:
-        rate = _matmul_of(device, dtype, SMALL)
-        if rate * SLOWER < _matmul_of(device, torch.float32, SMALL):
-            return rate
-    return _matmul_of(device, dtype, SIDE[device.type])
+    def product(side: int) -> Callable[[], object]:
+        a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+        out = torch.empty(side, side, device=device, dtype=dtype)
+        return lambda: torch.mm(a, b, out=out)
 
-
-def _matmul_of(device: torch.device, dtype: torch.dtype, side: int) -> float:
-    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    out = torch.empty(side, side, device=device, dtype=dtype)
-    return 2 * side**3 / _best_seconds(device, lambda: torch.mm(a, b, out=out)) / 1e12
+    return _rate(device, product)
 
 
 def _int8_matmul(device: torch.device) -> float | None:
     """None where PyTorch has no such product: its operator for it is private."""
-    side = SIDE[device.type]
-    a, b = (torch.randint(-127, 128, (side, side), dtype=torch.int8, device=device) for _ in range(2))
-    b = b.t().contiguous().t()
+
+    def product(side: int) -> Callable[[], object]:
+        a, b = (torch.randint(-127, 128, (side, side), dtype=torch.int8, device=device) for _ in range(2))
+        b = b.t().contiguous().t()
+        return lambda: torch._int_mm(a, b)
+
     try:
-        return 2 * side**3 / _best_seconds(device, lambda: torch._int_mm(a, b)) / 1e12
+        return _rate(device, product)
     except RuntimeError:
         return None
+
+
+def _rate(device: torch.device, product: Callable[[int], Callable[[], object]]) -> float:
+    """Of the largest product that there is patience for, in 1e12 operations a second."""
+    side = SIDE[device.type]
+    if device.type == "cpu":
+        side = SMALL
+        while side < SIDE["cpu"] and 8 * _seconds(product(side)) < PATIENCE_S:
+            side *= 2
+    return 2 * side**3 / _best_seconds(device, product(side)) / 1e12
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """Of the second run, on a CPU: the first one also prepares."""
+    work()
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def _upload(device: torch.device) -> float:

@@ -1,5 +1,8 @@
 """The ceilings' own time is bounded."""
 
+import time
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -9,19 +12,34 @@ SIDE = ceilings.SIDE["cpu"]
 
 
 @pytest.mark.parametrize(
-    ("dtype", "tflop_per_s", "largest"),
-    [(torch.float16, 0.05, SIDE), (torch.float16, 0.00015, 256), (torch.float32, 0.0001, SIDE)],
+    ("flop_per_s", "largest"),
+    [
+        (3e11, SIDE),
+        (2e9, 512),  # a type without instructions
+        (2e8, 256),
+    ],
 )
 def test_a_type_that_a_cpu_is_slow_at_is_measured_on_small_matrices(
-    dtype: torch.dtype, tflop_per_s: float, largest: int, monkeypatch: pytest.MonkeyPatch
+    flop_per_s: float, largest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And fp32 never is, however slow a busy machine makes it: nothing says that the machine is the cause."""
+    clock = 0.0
     asked: list[int] = []
 
-    def rate(device: torch.device, of: torch.dtype, side: int) -> float:
-        asked.append(side)
-        return tflop_per_s if of == dtype else 0.1
+    def product(side: int) -> Callable[[], object]:
+        def work() -> None:
+            nonlocal clock
+            asked.append(side)
+            clock += 2 * side**3 / flop_per_s
 
-    monkeypatch.setattr(ceilings, "_matmul_of", rate)
-    assert ceilings._matmul(torch.device("cpu"), dtype) == tflop_per_s
+        return work
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock)
+    assert ceilings._rate(torch.device("cpu"), product) == pytest.approx(flop_per_s / 1e12)
     assert max(asked) == largest
+    assert clock < 2
+
+
+def test_every_type_has_a_rate() -> None:
+    found = ceilings.measure_ceilings(torch.device("cpu"))
+    assert found.matmul_tflop_per_s.keys() >= {"fp32", "bf16", "fp16"}
+    assert all(rate > 0 for rate in found.matmul_tflop_per_s.values())
