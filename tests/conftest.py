@@ -34,6 +34,18 @@ torch.set_num_threads(1)  # small networks gain nothing from more, and on a busy
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("suite")
 
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have pytest-xdist keep the order of files; by itself it begins with those of most tests."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that no process is left with one at the end while the others are idle."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 Picture = NDArray[np.uint8]
 """(height, width, 3), RGB."""
 
