@@ -26,26 +26,19 @@ def resnet_infer(*arguments: object, processes: int = 1) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "errors", "processes"), [("resnet20-12fca82f", 827, 1), ("resnet56-4bfd9763", 661, 2)]
+    ("name", "errors", "processes"), [("resnet20-12fca82f", 827, 3), ("resnet56-4bfd9763", 661, 1)]
 )
 def test_errors_of_the_checkpoint_and_of_its_export(tmp_path: Path, name: str, errors: int, processes: int) -> None:
-    checkpoint = SHARED / "checkpoints" / f"{name}.th"
-    flags = (*STATISTICS, "--format", "json")
+    """And of the records that several processes write."""
+    checkpoint, file = SHARED / "checkpoints" / f"{name}.th", tmp_path / "predictions.parquet"
+    flags = (*STATISTICS, "--format", "json", "--predictions", file)
     (row,) = json.loads(resnet_infer("eval", TEST_SET, "-m", checkpoint, *flags, processes=processes))["rows"]
     assert (row["images"], row["top1_errors"], row["backend"]) == (10_000, errors, "torch")
+    (records,) = read_predictions(file).records.values()
+    assert [record.index for record in records] == list(range(10_000))
+    assert sum(record.top_classes[0] != record.truth for record in records) == errors
 
     artifact = tmp_path / "net.onnx"
     resnet_infer("export", checkpoint, "--to", "onnx", "-o", artifact, *STATISTICS)
     (row,) = json.loads(resnet_infer("eval", TEST_SET, "-m", artifact, "--format", "json"))["rows"]
     assert (row["images"], row["top1_errors"], row["backend"]) == (10_000, errors, "onnxruntime")
-
-
-@pytest.mark.slow
-def test_errors_counted_by_three_processes_and_in_their_records(tmp_path: Path) -> None:
-    checkpoint, file = SHARED / "checkpoints" / "resnet20-12fca82f.th", tmp_path / "predictions.parquet"
-    flags = (*STATISTICS, "--format", "json", "--predictions", file)
-    (row,) = json.loads(resnet_infer("eval", TEST_SET, "-m", checkpoint, *flags, processes=3))["rows"]
-    assert (row["images"], row["top1_errors"]) == (10_000, 827)
-    (records,) = read_predictions(file).records.values()
-    assert [record.index for record in records] == list(range(10_000))
-    assert sum(record.top_classes[0] != record.truth for record in records) == 827

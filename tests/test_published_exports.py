@@ -15,7 +15,7 @@ from resnet_infer.data.sources import open_source
 from resnet_infer.engines import misfits
 from resnet_infer.errors import BackendError
 from resnet_infer.evaluate import evaluate
-from resnet_infer.export.calibrate import Quantization
+from resnet_infer.export.calibrate import METHODS, Method, Quantization
 from resnet_infer.export.engine_builder import BuildOptions
 from resnet_infer.export.to_onnx import export_onnx
 from resnet_infer.export.to_tensorrt import build_engine
@@ -27,16 +27,24 @@ from resnet_infer.shapes import BatchRange, profiles_for
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("precision", "more"), [("fp16", 5), ("int8", 50)])
-@pytest.mark.parametrize(("name", "errors"), [("resnet20-12fca82f", 827), ("resnet56-4bfd9763", 661)])
+@pytest.mark.parametrize(
+    ("name", "errors", "precision", "more", "method"),
+    [
+        ("resnet20-12fca82f", 827, "fp16", 5, None),
+        ("resnet56-4bfd9763", 661, "fp16", 5, None),
+        ("resnet20-12fca82f", 827, "int8", 50, None),  # a search over all methods
+        ("resnet56-4bfd9763", 661, "int8", 50, "percentile"),
+    ],
+)
 def test_errors_of_the_export_in_onnxruntime(
-    shared: Path, tmp_path: Path, name: str, errors: int, precision: Precision, more: int
+    shared: Path, tmp_path: Path, name: str, errors: int, precision: Precision, more: int, method: Method | None
 ) -> None:
     cifar10 = shared / "data" / "cifar10"
     checkpoint = load_checkpoint(
         str(shared / "checkpoints" / f"{name}.th"), Overrides(mean=IMAGENET_MEAN, std=IMAGENET_STD)
     )
-    quantization = Quantization(data=open_source(cifar10 / "train-0.zip")) if precision == "int8" else None
+    calibration = Quantization(data=open_source(cifar10 / "train-0.zip"), method=method)
+    quantization = calibration if precision == "int8" else None
     path = tmp_path / "net.onnx"
     manifest = export_onnx(checkpoint, path, precision=precision, quantization=quantization)
     model = open_model(str(path), device="cpu")
@@ -45,7 +53,8 @@ def test_errors_of_the_export_in_onnxruntime(
     assert (row.images, row.backend, row.precision) == (10_000, "onnxruntime", precision)
     if quantization:
         assert manifest.quantization["held_out"] == 500
-        assert sorted({line["images"] for line in manifest.quantization["table"]}) == [125, 500]
+        tried = {(line["method"], line["images"]) for line in manifest.quantization["table"]}
+        assert tried == {(name, images) for name in ([method] if method else METHODS) for images in (125, 500)}
         assert row.top1_errors <= errors + more  # half a point; fewer errors are welcome
     else:
         assert abs(row.top1_errors - errors) <= more
