@@ -6,6 +6,7 @@ On a CPU both ways are the identity.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,7 +32,7 @@ class Upload:
         if not len(block):
             return block.to(self.device)
         staged = self._stage(len(block))
-        staged.copy_(block)
+        copy_bytes(block, staged)
         with torch.cuda.stream(self._stream):
             sent = staged.to(self.device, non_blocking=True)
             self._copied[self._turn].record(self._stream)
@@ -70,6 +71,15 @@ class Upload:
         if len(self._pinned[self._turn]) < length:
             self._pinned[self._turn] = torch.empty(length * 5 // 4, dtype=torch.uint8, pin_memory=True)
         return self._pinned[self._turn][:length]
+
+
+def copy_bytes(source: Tensor, target: Tensor) -> None:
+    """Copy uint8 on the CPU, on this thread alone.
+
+    PyTorch would share the copy out to threads, one a core, and wait for the last of them; where worker processes have
+    the cores, that takes 10 ms and not a fifth of one.
+    """
+    np.copyto(target.numpy(), source.numpy())
 
 
 def _event() -> torch.cuda.Event:
