@@ -26,14 +26,14 @@ REFERENCE = "reference.pt"
 """Tiles and the CPU's fp32 logits, of the tiles and of their mirror images, for later steps."""
 WAYS: Sequence[tuple[str, dict[str, Any]]] = (
     ("fp32", {}), ("bf16", {}), ("fp16", {}), ("tf32", {}), ("bf16", {"autocast": True}), ("fp16", {"autocast": True}),
-    ("bf16", {"compile": "default"}), ("bf16", {"compile": "cuda-graphs"}), ("fp32", {"compile": "default"}),
+    ("bf16", {"compile": "cuda-graphs"}), ("bf16", {"compile": "default"}), ("fp32", {"compile": "default"}),
     ("fp16", {"compile": "default"}), ("bf16", {"compile": "default", "autocast": True}),
 )  # fmt: skip
 AGREE = 0.95
 """Share of pictures with the same best class; half precision may tip a few that are nearly even."""
 HALF_OFF = 0.1
 """Of a probability, in half precision: crops and whole images are run by other kernels there."""
-EAGER = 6
+EAGER = 7
 """So many of them compile nothing."""
 COMPILING_S = 20.0
 OFFLOADS: Sequence[tuple[Offload, str]] = (("rendering", "render on device"), ("decoding", "decode on device"))

@@ -38,7 +38,7 @@ LINES = 30
 
 
 def end_to_end(context: Context) -> None:
-    """Protocol by protocol: our settings, the loop to beat; then files, fewer workers, and a profile."""
+    """Protocol by protocol: our settings, of the first a profile, the loop to beat; then files, and fewer workers."""
     ready(context)
     opener = context.opener(keep=True)
     assert isinstance(opener, Keeping)
@@ -52,14 +52,14 @@ def end_to_end(context: Context) -> None:
             share = context.left() / (len(counts) - place)
             until = context.left() - share
             top = settings(context, opener, protocol, source, until + share / 2)
+            if not place and context.has(ROW_S, "profile of the host"):
+                host_profile(context, opener, protocol, source)
             if top:
                 chosen[protocol] = top
                 against(context, protocol, top, source, max(1.0, context.left() - until))
         for protocol in ("single-crop", "ten-crop"):
             if protocol in chosen and context.has(2 * ROW_S, f"{protocol}, other workers"):
                 others(context, opener, protocol, pictures(context, counts[protocol]), chosen[protocol])
-        if context.has(ROW_S, "profile of the host"):
-            host_profile(context, opener, pictures(context, counts["single-crop"]))
     finally:
         opener.close()
 
@@ -208,22 +208,22 @@ def one_at_a_time(context: Context, top: BenchRow) -> None:
     context.check(what, top.images_per_s / rate, TARGETS["multiscale"], note=note)
 
 
-def host_profile(context: Context, opener: Keeping, source: Source) -> None:
-    """What the host's own thread does during a single-crop pass, to profile.txt: it feeds the device."""
-    with opener.open(subject_of(context, "single-crop")) as (model, _):
+def host_profile(context: Context, opener: Keeping, protocol: str, source: Source) -> None:
+    """What the host's own thread does during a pass, to profile.txt: it feeds the device. Workers decode and render."""
+    with opener.open(subject_of(context, protocol)) as (model, _):
         profiler = cProfile.Profile()
         profiler.enable()
-        scored = one_pass(model, source, context.plan.batch, max(0, cores() - 1))
+        scored = one_pass(model, protocol, source, context.plan.batch, max(0, cores() - 1))
         profiler.disable()
     text = io.StringIO()
     pstats.Stats(profiler, stream=text).sort_stats("tottime").print_stats(LINES)
-    heading = f"host, single-crop end to end, {scored} images"
+    heading = f"host, {protocol} end to end, {scored} images"
     write(context.results.folder / "profile.txt", f"{heading}\n{text.getvalue()}")
 
 
-def one_pass(model: Model, source: Source, batch: int, workers: int) -> int:
+def one_pass(model: Model, name: str, source: Source, batch: int, workers: int) -> int:
     """Score everything once; gives the number of images."""
-    protocol = protocol_for("single-crop", model.manifest.spec, model.manifest.preprocessing)
+    protocol = protocol_for(name, model.manifest.spec, model.manifest.preprocessing)
     members = [Member(model, (protocol,))]
     results = score_groups(members, source, reduce=partial(best, TOP_K), batch_size=batch, workers=workers)
     return sum(len(images.indices) for images in results)

@@ -22,7 +22,7 @@ def machine(context: Context) -> None:
     context.results.log(f"  copy {found.copy_gb_per_s:.0f} GB/s, products in TFLOP/s: {rates}")
     context.results.log(
         f"  upload {found.upload_gb_per_s:.1f} GB/s, decode {found.decode_images_per_s_per_core:.0f} images/s a core, "
-        f"{found.cores} cores"
+        f"{found.decode_images_per_s:.0f} on {found.cores} cores"
     )
 
 

@@ -40,9 +40,9 @@ class Step:
 
 
 STEPS: Sequence[Step] = (
-    Step("correctness", "the device's scores and pixels against the CPU's", 20, 75, correctness),
+    Step("correctness", "the device's scores and pixels against the CPU's", 20, 140, correctness),
     Step("machine", "ceilings and environment", 8, 15, machine),
-    Step("levers", "ways to run the network, with parity; nvJPEG", 20, 140, levers),
+    Step("levers", "ways to run the network, with parity; nvJPEG", 20, 75, levers),
     Step("network", "the network alone, its roof, timm's", 30, 110, network),
     Step("protocols", "ten crops and five scales, alone", 20, 70, protocols),
     Step("end_to_end", "JPEG to scores, and the usual loops", 30, 200, end_to_end),

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from resnet_infer.data.decode import decode
-from resnet_infer.data.loader import cores
+from resnet_infer.data.loader import Crew, cores, load_chunks
+from resnet_infer.data.sources import Memory
 from resnet_infer.report.measurements import Ceilings
 
 COPY_BYTES = {"cpu": 2**28, "cuda": 2**31}
@@ -34,11 +35,14 @@ def measure_ceilings(device: torch.device, images: Sequence[bytes] = ()) -> Ceil
         torch.backends.cuda.matmul.allow_tf32 = False
     if (int8 := _int8_matmul(device)) is not None:
         rates["int8"] = int8
+    images = images or [synthetic_jpeg()]
+    one_core = _decode(images)
     return Ceilings(
         copy_gb_per_s=_copy(device),
         matmul_tflop_per_s=rates,
         upload_gb_per_s=_upload(device) if device.type == "cuda" else 0.0,
-        decode_images_per_s_per_core=_decode(images or [synthetic_jpeg()]),
+        decode_images_per_s_per_core=one_core,
+        decode_images_per_s=_decode_together(images, one_core),
         cores=cores(),
     )
 
@@ -141,3 +145,17 @@ def _decode(images: Sequence[bytes]) -> float:
         decode(images[decoded % len(images)])
         decoded += 1
     return decoded / elapsed
+
+
+def _decode_together(images: Sequence[bytes], one_core: float) -> float:
+    """Images a second on all cores, in the worker processes of an evaluation; `one_core` is the rate on one."""
+    count = max(2 * cores(), int(LEAST_S * one_core * cores()))
+    source = Memory("ceiling", [(str(number), images[number % len(images)]) for number in range(count)])
+    with Crew(source) as crew:
+        rates = []
+        for _ in range(2):  # the first also starts the processes
+            begun = time.perf_counter()
+            for _ in load_chunks(crew, (), range(count), cores()):
+                pass
+            rates.append(count / (time.perf_counter() - begun))
+    return rates[-1]

@@ -204,8 +204,8 @@ class Runner:
         network = seconds["compute"] + seconds["memory"]
         if cell.measurement != "network" and ceilings.upload_gb_per_s:
             seconds["transfer"] = moved / (ceilings.upload_gb_per_s * 1e9)
-        if cell.measurement in ("memory", "files") and ceilings.decode_images_per_s_per_core:
-            seconds["decoding"] = 1 / (ceilings.decode_images_per_s_per_core * ceilings.cores)
+        if cell.measurement in ("memory", "files") and self.offload != "decoding" and ceilings.decoding:
+            seconds["decoding"] = 1 / ceilings.decoding
         if info.device == "cpu":  # decoding and the network share the cores
             total = network + seconds["decoding"]
         else:

@@ -211,6 +211,8 @@ def ceilings_table(ceilings: Ceilings) -> Html:
     if ceilings.decode_images_per_s_per_core:
         unit = f"images/s a core, {q.counted(ceilings.cores, 'core')}"
         lines.append(["JPEG decoding", q.rate(ceilings.decode_images_per_s_per_core), unit])
+    if ceilings.decode_images_per_s:
+        lines.append(["JPEG decoding, all cores at once", q.rate(ceilings.decode_images_per_s), "images/s"])
     return table(["ceiling", "value", "unit"], lines, numbers=(1,))
 
 

@@ -108,7 +108,14 @@ class Ceilings:
     """Pinned memory to the device; 0 on a CPU, where nothing travels."""
     decode_images_per_s_per_core: float = 0.0
     """JPEG to pixels on one core, of the images that were benchmarked; 0 without images."""
+    decode_images_per_s: float = 0.0
+    """The same by worker processes on all cores at once, which may share execution units; 0 in results from before."""
     cores: int = 1
+
+    @property
+    def decoding(self) -> float:
+        """JPEG files that the processor decodes in a second; 0 where it is not known."""
+        return self.decode_images_per_s or self.decode_images_per_s_per_core * self.cores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

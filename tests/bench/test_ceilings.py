@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -43,3 +44,10 @@ def test_every_type_has_a_rate() -> None:
     found = ceilings.measure_ceilings(torch.device("cpu"))
     assert found.matmul_tflop_per_s.keys() >= {"fp32", "bf16", "fp16"}
     assert all(rate > 0 for rate in found.matmul_tflop_per_s.values())
+    assert found.decode_images_per_s > 0
+
+
+def test_without_a_rate_of_all_cores_it_is_that_of_one_times_their_number() -> None:
+    old = ceilings.Ceilings(copy_gb_per_s=1, matmul_tflop_per_s={}, decode_images_per_s_per_core=300, cores=4)
+    assert old.decoding == 1200
+    assert replace(old, decode_images_per_s=700).decoding == 700

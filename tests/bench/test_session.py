@@ -13,10 +13,12 @@ import pytest
 import torch
 
 from resnet_infer.bench import session
-from resnet_infer.bench.runner import ABOVE_ROOF, Runner
+from resnet_infer.bench.runner import ABOVE_ROOF, Data, Runner, image_sizes
 from resnet_infer.bench.session import Request, run
 from resnet_infer.bench.subjects import Opener
 from resnet_infer.bench.sweep import Cell, Subject, Sweep
+from resnet_infer.data.packing import Offload
+from resnet_infer.data.sources import open_source
 from resnet_infer.errors import DataError, UsageError
 from resnet_infer.report.measurements import BenchRun, load_run
 
@@ -211,3 +213,25 @@ def test_a_share_far_above_the_roof_is_a_warning(finished: tuple[Request, BenchR
     for found in (row, *held.rows):
         said = any("of its roof: its activations stay in a cache" in warning for warning in found.warnings)
         assert said is (found.roof_fraction > ABOVE_ROOF)
+
+
+@pytest.mark.parametrize(("offload", "bound"), [("nothing", True), ("rendering", True), ("decoding", False)])
+def test_the_roof_counts_the_processors_decoding_where_it_decodes(
+    offload: Offload, bound: bool, finished: tuple[Request, BenchRun], photos: Path, tmp_path: Path
+) -> None:
+    _, held = finished
+    assert held.ceilings is not None
+    assert held.ceilings.decode_images_per_s > 0
+    source = open_source(str(photos))
+    runner = Runner(
+        opener=Opener(folder=tmp_path, device="cpu"), sweep=replace(SWEEP, repeats=1), workers=0, offload=offload,
+        data=Data(source=source, sizes=image_sizes(source)), ceilings=replace(held.ceilings, decode_images_per_s=0.5),
+    )  # fmt: skip
+    cell = Cell(
+        subject=Subject(model="resnet20.random", backend="torch", precision="fp32"), protocol="single-crop",
+        batch_size=2, measurement="memory",
+    )  # fmt: skip
+    (row,) = runner.run([cell])
+    assert row.error == ""
+    assert (row.bound == "decoding") is bound
+    assert (row.roof_images_per_s < 0.51) is bound

@@ -113,6 +113,15 @@ def test_whole_images_are_begun_with_time_for_all_their_shapes(made: Made, done:
     assert "left out for want of time: multiscale, as it comes, 15 shapes" in log
 
 
+def test_whole_images_are_not_compiled_for_a_comparison(made: Made, done: list[str]) -> None:
+    """An H100 spent 80 s of a step on it, and lost the single crops end to end."""
+    context = made(3600)
+    context.results.row(measured(10.0, "compile=default"))
+    context.results.row(measured(30.0, ""))
+    protocols.protocols(context)
+    assert done == ["ten-crop, eager, 256", "multiscale, eager, 256"]
+
+
 def test_later_steps_take_the_fastest_way_of_the_run(made: Made) -> None:
     context = made(600)
     assert ways.fastest(context) == FULL.ways[0]

@@ -22,7 +22,7 @@ def test_a_large_copy_starts_no_threads() -> None:
         "import os, torch\n"
         "from resnet_infer.data.transfer import copy_bytes\n"
         "torch.set_num_threads(4)\n"
-        "a, b = torch.zeros(2**24, dtype=torch.uint8), torch.zeros(2**24, dtype=torch.uint8)\n"
+        "a, b = (torch.empty(2**24, dtype=torch.uint8) for _ in range(2))\n"
         "threads = lambda: len(os.listdir('/proc/self/task'))\n"
         "before = threads()\n"
         "copy_bytes(a, b)\n"
