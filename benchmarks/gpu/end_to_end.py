@@ -52,10 +52,10 @@ def end_to_end(context: Context) -> None:
             share = context.left() / (len(counts) - place)
             until = context.left() - share
             top = settings(context, opener, protocol, source, until + share / 2)
-            if not place and context.has(ROW_S, "profile of the host"):
-                host_profile(context, opener, protocol, source)
             if top:
                 chosen[protocol] = top
+                if not place and context.has(ROW_S, "profile of the host"):
+                    host_profile(context, opener, protocol, source)
                 against(context, protocol, top, source, max(1.0, context.left() - until))
         for protocol in ("single-crop", "ten-crop"):
             if protocol in chosen and context.has(2 * ROW_S, f"{protocol}, other workers"):
@@ -210,11 +210,8 @@ def one_at_a_time(context: Context, top: BenchRow) -> None:
 
 def host_profile(context: Context, opener: Keeping, protocol: str, source: Source) -> None:
     """What the host's own thread does during a pass, to profile.txt: it feeds the device. Workers decode and render."""
-    with opener.open(subject_of(context, protocol)) as (model, _):
-        profiler = cProfile.Profile()
-        profiler.enable()
+    with opener.open(subject_of(context, protocol)) as (model, _), cProfile.Profile() as profiler:
         scored = one_pass(model, protocol, source, context.plan.batch, max(0, cores() - 1))
-        profiler.disable()
     text = io.StringIO()
     pstats.Stats(profiler, stream=text).sort_stats("tottime").print_stats(LINES)
     heading = f"host, {protocol} end to end, {scored} images"

@@ -15,12 +15,14 @@ ROW_S = 8.0
 """Of ten crops."""
 SHAPE_S = WARM_UP_S + 1.0
 """Of a shape of whole images: its tiles are made and its kernels chosen, it is warmed up, and repeated a few times."""
+COMPILES = 10
+"""Of whole images: most sizes are compiled anew before one network serves the rest."""
 REPEATS = 3
 """Of whole images: with a batch of each shape, one is long enough."""
 
 
 def protocols(context: Context) -> None:
-    """The fastest way first, then the plan's first; no others, since sizes compile anew, which takes minutes."""
+    """The fastest way first, then the plan's first; no others, since whole images are compiled size by size."""
     ready(context)
     data = Data(source=pictures(context), sizes=tuple(context.plan.sizes[:SIZES]))
     top, dense = fastest(context), fastest(context, dense=True)
@@ -58,7 +60,7 @@ def five_scales(context: Context, way: Way, data: Data) -> None:
         data = Data(source=data.source, sizes=((40, 56), (56, 40)))
     subject = context.subject(plan.dense, **way)
     shapes = len({(work.height, work.width) for work in works(multi_scale(), data.sizes)})
-    if not context.has(2 * compile_s(way) + shapes * SHAPE_S, f"multiscale, {named(way)}, {shapes} shapes"):
+    if not context.has(COMPILES * compile_s(way) + shapes * SHAPE_S, f"multiscale, {named(way)}, {shapes} shapes"):
         return
     context.network(subject, plan.batch, protocol="multiscale", data=data, repeats=REPEATS)
     row = row_of(context, subject, "multiscale")

@@ -202,9 +202,10 @@ class Runner:
             seconds[least.bound] += work.passes_per_image * least.seconds
             moved += work.tiles_per_image * 3 * work.height * work.width
         network = seconds["compute"] + seconds["memory"]
-        if cell.measurement != "network" and ceilings.upload_gb_per_s:
-            seconds["transfer"] = moved / (ceilings.upload_gb_per_s * 1e9)
-        if cell.measurement in ("memory", "files") and self.offload != "decoding" and ceilings.decoding:
+        prepares = cell.measurement in ("memory", "files")
+        if cell.measurement != "network" and ceilings.upload_gb_per_s and not (prepares and self.offload != "nothing"):
+            seconds["transfer"] = moved / (ceilings.upload_gb_per_s * 1e9)  # else images or files travel, not tiles
+        if prepares and ceilings.decoding and (self.offload != "decoding" or info.device == "cpu"):
             seconds["decoding"] = 1 / ceilings.decoding
         if info.device == "cpu":  # decoding and the network share the cores
             total = network + seconds["decoding"]

@@ -76,8 +76,7 @@ class Upload:
 def copy_bytes(source: Tensor, target: Tensor) -> None:
     """Copy uint8 on the CPU, on this thread alone.
 
-    PyTorch would share the copy out to threads, one a core, and wait for the last of them; where worker processes have
-    the cores, that takes 10 ms and not a fifth of one.
+    PyTorch would give a part to every core's thread and wait for the last of them, and worker processes have the cores.
     """
     np.copyto(target.numpy(), source.numpy())
 

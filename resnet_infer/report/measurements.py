@@ -107,14 +107,14 @@ class Ceilings:
     upload_gb_per_s: float = 0.0
     """Pinned memory to the device; 0 on a CPU, where nothing travels."""
     decode_images_per_s_per_core: float = 0.0
-    """JPEG to pixels on one core, of the images that were benchmarked; 0 without images."""
+    """Encoded images to pixels on one core: those that are benchmarked, or a made JPEG."""
     decode_images_per_s: float = 0.0
-    """The same by worker processes on all cores at once, which may share execution units; 0 in results from before."""
+    """The same by worker processes on all cores at once, which may share execution units; 0 where not measured."""
     cores: int = 1
 
     @property
     def decoding(self) -> float:
-        """JPEG files that the processor decodes in a second; 0 where it is not known."""
+        """Images that the processor decodes in a second; 0 where it is not known."""
         return self.decode_images_per_s or self.decode_images_per_s_per_core * self.cores
 
 

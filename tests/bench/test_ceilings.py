@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from resnet_infer.bench import ceilings
+from resnet_infer.data import workers
 
 SIDE = ceilings.SIDE["cpu"]
 
@@ -51,3 +52,20 @@ def test_without_a_rate_of_all_cores_it_is_that_of_one_times_their_number() -> N
     old = ceilings.Ceilings(copy_gb_per_s=1, matmul_tflop_per_s={}, decode_images_per_s_per_core=300, cores=4)
     assert old.decoding == 1200
     assert replace(old, decode_images_per_s=700).decoding == 700
+
+
+def test_what_cannot_be_decoded_is_left_out_of_the_ceilings() -> None:
+    found = ceilings.measure_ceilings(torch.device("cpu"), [b"no image", ceilings.synthetic_jpeg()])
+    assert found.decode_images_per_s_per_core > 0
+    assert found.decode_images_per_s > 0
+
+
+def test_a_machine_without_worker_processes_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*args: object) -> None:
+        raise OSError("no process can be made")
+
+    monkeypatch.setattr(workers, "Worker", refused)
+    assert ceilings._decode_together([ceilings.synthetic_jpeg()], 100) == 0
+    assert "decoding on all cores was not measured: no process can be made" in capsys.readouterr().err

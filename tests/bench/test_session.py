@@ -6,20 +6,22 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from resnet_infer.backends.load import Model
 from resnet_infer.bench import session
-from resnet_infer.bench.runner import ABOVE_ROOF, Data, Runner, image_sizes
+from resnet_infer.bench.runner import ABOVE_ROOF, Runner
 from resnet_infer.bench.session import Request, run
 from resnet_infer.bench.subjects import Opener
 from resnet_infer.bench.sweep import Cell, Subject, Sweep
 from resnet_infer.data.packing import Offload
-from resnet_infer.data.sources import open_source
 from resnet_infer.errors import DataError, UsageError
+from resnet_infer.protocols import single_crop
 from resnet_infer.report.measurements import BenchRun, load_run
 
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
@@ -215,23 +217,28 @@ def test_a_share_far_above_the_roof_is_a_warning(finished: tuple[Request, BenchR
         assert said is (found.roof_fraction > ABOVE_ROOF)
 
 
-@pytest.mark.parametrize(("offload", "bound"), [("nothing", True), ("rendering", True), ("decoding", False)])
-def test_the_roof_counts_the_processors_decoding_where_it_decodes(
-    offload: Offload, bound: bool, finished: tuple[Request, BenchRun], photos: Path, tmp_path: Path
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+@pytest.mark.parametrize("offload", ["nothing", "rendering", "decoding"])
+def test_the_roof_counts_what_the_processor_decodes_and_what_travels(
+    offload: Offload, device: str, finished: tuple[Request, BenchRun], tmp_path: Path
 ) -> None:
     _, held = finished
     assert held.ceilings is not None
-    assert held.ceilings.decode_images_per_s > 0
-    source = open_source(str(photos))
-    runner = Runner(
-        opener=Opener(folder=tmp_path, device="cpu"), sweep=replace(SWEEP, repeats=1), workers=0, offload=offload,
-        data=Data(source=source, sizes=image_sizes(source)), ceilings=replace(held.ceilings, decode_images_per_s=0.5),
-    )  # fmt: skip
     cell = Cell(
         subject=Subject(model="resnet20.random", backend="torch", precision="fp32"), protocol="single-crop",
         batch_size=2, measurement="memory",
     )  # fmt: skip
-    (row,) = runner.run([cell])
-    assert row.error == ""
-    assert (row.bound == "decoding") is bound
-    assert (row.roof_images_per_s < 0.51) is bound
+    opener = Opener(folder=tmp_path, device="cpu")
+    with opener.open(cell.subject) as (model, _):
+        # of a device that is not there, only the name counts here
+        backend = SimpleNamespace(info=replace(model.backend.info, device=device))
+        on_device = Model(name=model.name, manifest=model.manifest, backend=backend)  # type: ignore[arg-type]
+
+    def bound_by(**ceilings: float) -> str:
+        slow = replace(held.ceilings, decode_images_per_s=1e9, upload_gb_per_s=1e9 * (device != "cpu"))  # type: ignore[type-var]
+        runner = Runner(opener=opener, sweep=SWEEP, offload=offload, ceilings=replace(slow, **ceilings))  # type: ignore[arg-type]
+        return runner._roof(on_device, single_crop(), cell, ((40, 50),))[1]
+
+    gpu = device != "cpu"
+    assert (bound_by(decode_images_per_s=0.5) == "decoding") is (offload != "decoding" or not gpu)
+    assert (bound_by(upload_gb_per_s=1e-9) == "transfer") is (offload == "nothing")

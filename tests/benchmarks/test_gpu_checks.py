@@ -119,17 +119,19 @@ def test_blocks_that_are_written_over_are_counted(context: Context, monkeypatch:
 
 
 def test_a_slow_start_does_not_end_a_contest(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each side takes longer to start than any of its calls may take."""
+    """Each side takes longer to start than any of its calls may take, so one of theirs is not tried: no verdict."""
     monkeypatch.setattr(contests, "touch", toy_sides.slow_start)
     monkeypatch.setattr(contests, "method", lambda context: "spawn")  # as on a GPU
     monkeypatch.setattr(runner, "LONGEST_CALL_S", toy_sides.START_S - 2)
+    theirs = [Side(name=name, start=toy_sides.start) for name in ("first", "later")]
     contest = Contest(
-        peer="toy", what="sleeping", theirs=[Side(name="theirs", start=toy_sides.start)],
-        ours=[Side(name="ours", start=toy_sides.start)], claims=[Claim(name="theirs")], images=1, tolerance=0.1,
-        files=(),
+        peer="toy", what="sleeping", theirs=theirs, ours=[Side(name="ours", start=toy_sides.start)],
+        claims=[Claim(name="theirs", target=0.0)], images=1, tolerance=0.1, files=(),
     )  # fmt: skip
-    contests.contest_here(context, contest, 1.0)
+    contests.contest_here(replace(context, plan=replace(context.plan, quick=False)), contest, 1.0)
     (check,) = context.results.checks
     assert check.measured, check.error
+    assert check.met is None
+    assert "1 of their settings not tried" in check.note
     (record,) = context.results.contests
     assert record["starting_seconds"] > toy_sides.START_S
