@@ -128,7 +128,7 @@ def test_a_slow_start_does_not_end_a_contest(context: Context, monkeypatch: pyte
         peer="toy", what="sleeping", theirs=theirs, ours=[Side(name="ours", start=toy_sides.start)],
         claims=[Claim(name="theirs", target=0.0)], images=1, tolerance=0.1, files=(),
     )  # fmt: skip
-    contests.contest_here(replace(context, plan=replace(context.plan, quick=False)), contest, 1.0)
+    contests.contest_here(replace(context, plan=replace(context.plan, quick=False)), contest, 0.001)
     (check,) = context.results.checks
     assert check.measured, check.error
     assert check.met is None
