@@ -41,10 +41,11 @@ def test_a_type_that_a_cpu_is_slow_at_is_measured_on_small_matrices(
     assert clock < 2
 
 
-def test_every_type_has_a_rate() -> None:
-    found = ceilings.measure_ceilings(torch.device("cpu"))
+def test_every_type_has_a_rate_and_what_cannot_be_decoded_is_left_out() -> None:
+    found = ceilings.measure_ceilings(torch.device("cpu"), [b"no image", ceilings.synthetic_jpeg()])
     assert found.matmul_tflop_per_s.keys() >= {"fp32", "bf16", "fp16"}
     assert all(rate > 0 for rate in found.matmul_tflop_per_s.values())
+    assert found.decode_images_per_s_per_core > 0
     assert found.decode_images_per_s > 0
 
 
@@ -52,12 +53,6 @@ def test_without_a_rate_of_all_cores_it_is_that_of_one_times_their_number() -> N
     old = ceilings.Ceilings(copy_gb_per_s=1, matmul_tflop_per_s={}, decode_images_per_s_per_core=300, cores=4)
     assert old.decoding == 1200
     assert replace(old, decode_images_per_s=700).decoding == 700
-
-
-def test_what_cannot_be_decoded_is_left_out_of_the_ceilings() -> None:
-    found = ceilings.measure_ceilings(torch.device("cpu"), [b"no image", ceilings.synthetic_jpeg()])
-    assert found.decode_images_per_s_per_core > 0
-    assert found.decode_images_per_s > 0
 
 
 def test_a_machine_without_worker_processes_is_told_of(
