@@ -126,8 +126,9 @@ class Context:
         return runner
 
     def measure(self, runner: Runner, cell: Cell, said: str = "") -> BenchRow:
-        """One row, recorded; `said` goes to its options."""
+        """One row, recorded; `said` goes to its options. The weights are made, so their errors say nothing."""
         (row,) = list(runner.run([cell]))
+        row = replace(row, top1_err=None, top1_err_ci95=None, top1_images=0)
         if said:
             row = replace(row, options=", ".join(filter(None, [row.options, said])))
         self.results.row(row)

@@ -60,6 +60,7 @@ def test_the_second_call(tmp_path: Path) -> None:
     }  # fmt: skip
     rows = [row for row in bench.rows if "cuda-graphs" not in row.options]  # which are not for a CPU
     assert all(row.images_per_s > 0 and row.roof_fraction > 0 and not row.error for row in rows)
+    assert all(row.top1_err is None for row in rows)  # of made weights
     over = [check for check in checks if "ours over" in check["what"] and check["measured"]]
     assert {check["what"].split(",")[0].split(" ")[0] for check in over} >= {"torchvision_ten_crop", "multiscale"}
 
