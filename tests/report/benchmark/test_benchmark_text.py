@@ -82,6 +82,7 @@ def test_the_files_are_written_whole_and_hold_the_run(tmp_path: Path, large: Ben
     assert json.loads(load_run(written[0]).to_json()) == json.loads(large.to_json())
     assert written[1].read_text("utf-8") == benchmark_csv(large) + "\n"
     assert written[2].read_text("utf-8") == benchmark_page(large)
+    assert re.search(r"all cores at once</td>\s*<td[^>]*>9,876", benchmark_page(large))
 
 
 def test_csv_of_no_rows_is_its_header(large: BenchRun) -> None:
