@@ -23,14 +23,16 @@ from typing import Any
 import torch
 
 from resnet_infer.backends.load import open_model
-from resnet_infer.data.loader import load
-from resnet_infer.data.sources import Subset, open_source
-from resnet_infer.evaluate import evaluate, evaluate_together
-from resnet_infer.model.checkpoints import Overrides, replacing
-from resnet_infer.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from resnet_infer.protocols import protocol_for
-from resnet_infer.report.environment import environment
-from resnet_infer.score import DEFAULT_BATCH, Member
+from resnet_infer.data.open import open_source
+from resnet_infer.data.source import Subset
+from resnet_infer.environment import environment
+from resnet_infer.evaluation.evaluate import evaluate, evaluate_together
+from resnet_infer.files import replacing
+from resnet_infer.model.checkpoints import Overrides
+from resnet_infer.pipeline.loader import load
+from resnet_infer.pipeline.score import DEFAULT_BATCH, Member
+from resnet_infer.spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from resnet_infer.spec.protocols import protocol_for
 
 TARGET = 1.05
 """One pass may cost so many times the sum of its members' network times."""

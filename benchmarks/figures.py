@@ -9,16 +9,20 @@ drawn are printed as JSON.
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from resnet_infer.data.sources import open_source
+from benchmarks.layer_responses import layer_responses
+from resnet_infer.console import progress
+from resnet_infer.data.open import open_source
 from resnet_infer.model.checkpoints import Overrides, is_checkpoint_file, load_checkpoint
-from resnet_infer.preprocessing import Triple
-from resnet_infer.report.console import progress
-from resnet_infer.report.figures import error_figure, response_figure
-from resnet_infer.train.metrics import read_metrics
-from resnet_infer.train.responses import layer_responses
+from resnet_infer.report.training import COLOURS, error_figure
+from resnet_infer.spec.preprocessing import Triple
+from resnet_infer.train.log import read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def main() -> None:
@@ -65,6 +69,28 @@ def triple(text: str) -> Triple:
     """Three numbers with commas."""
     red, green, blue = (float(part) for part in text.split(","))
     return red, green, blue
+
+
+def response_figure(responses: Mapping[str, Sequence[float]]) -> "Figure":
+    """Standard deviations of layer outputs by network: in the layers' order above, falling below."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    above, below = figure.subplots(2, 1, sharey=True)
+    for number, (name, values) in enumerate(responses.items()):
+        style: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "label": name, "linewidth": 1.2}
+        style["linestyle"] = "--" if name.startswith("plain") else "-"
+        layers = range(1, len(values) + 1)
+        above.plot(layers, list(values), **style)
+        below.plot(layers, sorted(values, reverse=True), **style)
+    above.set_xlabel("layer, in order")
+    below.set_xlabel("layer, sorted by its response")
+    for axes in (above, below):
+        axes.set_ylabel("std")
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+    above.legend(fontsize="small")
+    return figure
 
 
 if __name__ == "__main__":

@@ -28,20 +28,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from resnet_infer.allocator import keep_freed_memory
 from resnet_infer.backends.base import BackendInfo
 from resnet_infer.backends.load import Model
-from resnet_infer.data import loader
-from resnet_infer.data.allocator import keep_freed_memory
-from resnet_infer.data.loader import CHUNK
-from resnet_infer.data.packing import pack, prepare
 from resnet_infer.data.samples import Sample
-from resnet_infer.evaluate import evaluate
-from resnet_infer.labels import Labels
-from resnet_infer.manifest import Manifest
-from resnet_infer.preprocessing import Preprocessing
-from resnet_infer.protocols import Protocol, multi_scale, single_crop, ten_crop
-from resnet_infer.shapes import ANY, ShapeRange
-from resnet_infer.specs import spec_from_name
+from resnet_infer.evaluation.evaluate import evaluate
+from resnet_infer.pipeline import loader
+from resnet_infer.pipeline.loader import CHUNK
+from resnet_infer.pipeline.packing import pack, prepare
+from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.labels import Labels
+from resnet_infer.spec.manifest import Manifest
+from resnet_infer.spec.preprocessing import Preprocessing
+from resnet_infer.spec.protocols import Protocol, multi_scale, single_crop, ten_crop
+from resnet_infer.spec.shapes import ANY, ShapeRange
 
 ROOT = Path(__file__).parents[1]
 CLASSES = 1000
@@ -92,7 +92,7 @@ def main() -> None:
     if args.serve:
         serve()
         return
-    from resnet_infer.report.environment import environment
+    from resnet_infer.environment import environment
 
     with ExitStack() as stack:
         sides = {"ours": stack.enter_context(_side(ROOT))}

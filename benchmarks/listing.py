@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from resnet_infer.labels import CIFAR10_NAMES
-from resnet_infer.report.environment import environment
+from resnet_infer.environment import environment
+from resnet_infer.spec.labels import CIFAR10_NAMES
 
 DISTINCT = 200
 """Pictures; each is many images."""
@@ -149,12 +149,12 @@ KINDS = {"folder": write_folder, "zip": write_zip, "tar": write_tar, "shards": w
 
 def measure(where: str, count: int, scored: int) -> dict[str, float]:
     """List and score."""
+    from resnet_infer.allocator import keep_freed_memory
     from resnet_infer.backends.load import open_model
-    from resnet_infer.data.allocator import keep_freed_memory
     from resnet_infer.data.classes import class_indices
-    from resnet_infer.data.sources import open_source
-    from resnet_infer.protocols import protocol_for
-    from resnet_infer.score import score
+    from resnet_infer.data.open import open_source
+    from resnet_infer.pipeline.score import score
+    from resnet_infer.spec.protocols import protocol_for
 
     keep_freed_memory()
     model = open_model(MODEL, device="cpu")

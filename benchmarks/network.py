@@ -16,17 +16,17 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import compare, drain, processes
+from resnet_infer.allocator import keep_freed_memory
 from resnet_infer.backends.base import Normalize
 from resnet_infer.backends.ort import OrtBackend
 from resnet_infer.backends.pytorch import TorchBackend
-from resnet_infer.data.allocator import keep_freed_memory
 from resnet_infer.export.parity import TOLERANCE
 from resnet_infer.export.to_onnx import export_onnx
-from resnet_infer.manifest import Manifest
 from resnet_infer.model.checkpoints import Checkpoint
 from resnet_infer.model.resnet import build
-from resnet_infer.preprocessing import Preprocessing
-from resnet_infer.specs import spec_from_name
+from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.manifest import Manifest
+from resnet_infer.spec.preprocessing import Preprocessing
 
 SIDES = ("torch_eager_nchw", "torch_backend", "onnxruntime")
 TARGET = 1.5

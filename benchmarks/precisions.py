@@ -23,18 +23,18 @@ from torch import Tensor
 
 from benchmarks.network import PASSES, checkpoint
 from benchmarks.timing import compare, drain, processes
+from resnet_infer.allocator import keep_freed_memory
 from resnet_infer.backends.base import Normalize
 from resnet_infer.backends.ort import OrtBackend
-from resnet_infer.data.allocator import keep_freed_memory
-from resnet_infer.data.loader import load
-from resnet_infer.data.sources import open_source
+from resnet_infer.data.open import open_source
+from resnet_infer.environment import environment
 from resnet_infer.export.calibrate import Once
 from resnet_infer.export.graphs import float_graph
 from resnet_infer.export.quantize import CALIBRATED_OPERATORS, quantized_graph, saturates_int8
-from resnet_infer.manifest import Manifest
-from resnet_infer.precisions import Precision
-from resnet_infer.protocols import single_crop
-from resnet_infer.report.environment import environment
+from resnet_infer.pipeline.loader import load
+from resnet_infer.spec.manifest import Manifest
+from resnet_infer.spec.precisions import Precision
+from resnet_infer.spec.protocols import single_crop
 
 SIDES: tuple[Precision, ...] = ("fp32", "int8")
 BATCH = 8

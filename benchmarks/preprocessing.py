@@ -35,18 +35,18 @@ from torchvision.transforms import functional as tv
 
 from benchmarks import network
 from benchmarks.timing import compare, drain, processes
+from resnet_infer.allocator import keep_freed_memory
 from resnet_infer.backends.base import Normalize
-from resnet_infer.batching import Runs, plan
-from resnet_infer.data.allocator import keep_freed_memory
-from resnet_infer.data.batches import Buckets
-from resnet_infer.data.decode import decode
-from resnet_infer.data.render import distinct_tiles, render
-from resnet_infer.data.sources import open_source
-from resnet_infer.model.checkpoints import replacing
-from resnet_infer.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from resnet_infer.protocols import PAPER_SCALES, Protocol, multi_scale, single_crop, ten_crop
-from resnet_infer.report.environment import environment
-from resnet_infer.score import DEFAULT_BATCH
+from resnet_infer.data.open import open_source
+from resnet_infer.environment import environment
+from resnet_infer.files import replacing
+from resnet_infer.pipeline.batching import Runs, plan
+from resnet_infer.pipeline.buckets import Buckets
+from resnet_infer.pipeline.decode import decode
+from resnet_infer.pipeline.render import distinct_tiles, render
+from resnet_infer.pipeline.score import DEFAULT_BATCH
+from resnet_infer.spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from resnet_infer.spec.protocols import PAPER_SCALES, Protocol, multi_scale, single_crop, ten_crop
 
 PROTOCOLS = {"single crop": single_crop(), "ten crops": ten_crop(), "five scales, mirror": multi_scale(PAPER_SCALES)}
 TARGETS = {"single crop": 1.8, "ten crops": 3.5, "five scales, mirror": 5.0}

@@ -8,9 +8,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from benchmarks.readme_section import benchmark_markdown, with_section
+from resnet_infer.bench.rows import load_run
 from resnet_infer.errors import ResnetInferError
-from resnet_infer.report.benchmark_markdown import benchmark_markdown, with_section
-from resnet_infer.report.measurements import load_run
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = "benchmarks/results/benchmark_*.json"

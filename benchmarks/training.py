@@ -27,13 +27,13 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from benchmarks.timing import compare, processes
+from resnet_infer.allocator import keep_freed_memory
 from resnet_infer.backends.base import Normalize
-from resnet_infer.backends.pytorch import torch_device
-from resnet_infer.data.allocator import keep_freed_memory
-from resnet_infer.model.checkpoints import replacing
+from resnet_infer.backends.devices import torch_device
+from resnet_infer.environment import environment
+from resnet_infer.files import replacing
 from resnet_infer.model.resnet import ResNet
-from resnet_infer.report.environment import environment
-from resnet_infer.specs import spec_from_name
+from resnet_infer.spec.architectures import spec_from_name
 from resnet_infer.train import network
 from resnet_infer.train.images import InMemory
 from resnet_infer.train.recipe import recipe_for

@@ -16,19 +16,21 @@ import torch
 from PIL import Image
 
 from resnet_infer.backends.load import Model, open_model
-from resnet_infer.data.sources import Source, open_source
+from resnet_infer.data.open import open_source
+from resnet_infer.data.source import Source
 from resnet_infer.errors import UsageError
-from resnet_infer.evaluate import evaluate
+from resnet_infer.evaluation.evaluate import evaluate
+from resnet_infer.evaluation.predict import predict
+from resnet_infer.evaluation.rows import EvalRow
 from resnet_infer.export.to_onnx import export_onnx
-from resnet_infer.labels import Labels
 from resnet_infer.model.checkpoints import load_checkpoint, save_checkpoint
-from resnet_infer.predict import predict
-from resnet_infer.protocols import PROTOCOL_NAMES, Protocol, protocol_for
-from resnet_infer.report.rows import EvalRow, as_table
-from resnet_infer.score import score
+from resnet_infer.pipeline.score import score
+from resnet_infer.report.text import as_table
+from resnet_infer.spec.labels import Labels
+from resnet_infer.spec.protocols import PROTOCOL_NAMES, Protocol, protocol_for
 from resnet_infer.train.job import new_job
 from resnet_infer.train.loop import train
-from resnet_infer.train.saved import LAST
+from resnet_infer.train.state import LAST
 
 SIDE = 32
 SCALES = (30, 32, 34, 36)

@@ -23,12 +23,12 @@ from torchvision.transforms.v2 import functional as tv
 from resnet_infer.backends.base import Backend
 from resnet_infer.backends.load import Model
 from resnet_infer.backends.pytorch import TorchBackend
-from resnet_infer.labels import Labels
-from resnet_infer.manifest import Manifest
 from resnet_infer.model.checkpoints import Checkpoint
 from resnet_infer.model.resnet import ResNet, build
-from resnet_infer.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from resnet_infer.specs import Head, spec_from_name
+from resnet_infer.spec.architectures import Head, spec_from_name
+from resnet_infer.spec.labels import Labels
+from resnet_infer.spec.manifest import Manifest
+from resnet_infer.spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 torch.set_num_threads(1)  # small networks gain nothing from more, and on a busy machine threads wait for each other
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True, database=None)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet_infer.predictions import read_predictions
+from resnet_infer.predictions.files import read_predictions
 
 SHARED = Path(__file__).parents[2] / "shared"
 TEST_SET = SHARED / "data" / "cifar10" / "test.zip"

@@ -11,19 +11,19 @@ import torch
 
 from resnet_infer.backends.load import open_model
 from resnet_infer.backends.tensorrt_api import find_flavour, this_host
-from resnet_infer.data.sources import open_source
-from resnet_infer.engines import misfits
+from resnet_infer.data.open import open_source
 from resnet_infer.errors import BackendError
-from resnet_infer.evaluate import evaluate
+from resnet_infer.evaluation.evaluate import evaluate
 from resnet_infer.export.calibrate import METHODS, Method, Quantization
 from resnet_infer.export.engine_builder import BuildOptions
 from resnet_infer.export.to_onnx import export_onnx
 from resnet_infer.export.to_tensorrt import build_engine
 from resnet_infer.model.checkpoints import Overrides, load_checkpoint
-from resnet_infer.precisions import Precision
-from resnet_infer.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from resnet_infer.protocols import protocol_for, protocol_of_head
-from resnet_infer.shapes import BatchRange, profiles_for
+from resnet_infer.spec.engine_manifest import misfits
+from resnet_infer.spec.precisions import Precision
+from resnet_infer.spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from resnet_infer.spec.protocols import protocol_for, protocol_of_head
+from resnet_infer.spec.shapes import BatchRange, profiles_for
 
 
 @pytest.mark.slow

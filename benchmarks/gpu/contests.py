@@ -14,7 +14,7 @@ from benchmarks.peers.run import quick
 from benchmarks.peers.runner import UNTRIED, NotRun, check_here, hold, not_held
 from benchmarks.peers.sides import Contest, Side, set_up, timed_work
 from benchmarks.timing import Method, processes
-from resnet_infer.data.sources import Source
+from resnet_infer.data.source import Source
 
 IMPORTED = ("benchmarks.gpu.contests", "timm", "timm.data")
 """What sides on a CPU begin with, once for all of them."""

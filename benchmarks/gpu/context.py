@@ -13,12 +13,12 @@ from benchmarks.gpu.plan import Plan
 from benchmarks.gpu.results import Check, Results
 from benchmarks.peers.materials import checkpoint
 from resnet_infer.backends.load import Model
+from resnet_infer.bench.opener import Opener
+from resnet_infer.bench.rows import BenchRow
 from resnet_infer.bench.runner import Data, Runner
-from resnet_infer.bench.subjects import Opener
 from resnet_infer.bench.sweep import Cell, Subject, Sweep
-from resnet_infer.data.packing import Offload
-from resnet_infer.data.sources import Source
-from resnet_infer.report.measurements import BenchRow
+from resnet_infer.data.source import Source
+from resnet_infer.pipeline.packing import Offload
 
 
 class Skipped(Exception):

@@ -14,13 +14,13 @@ from benchmarks.peers.materials import checkpoint
 from benchmarks.peers.ours import by_name
 from resnet_infer.backends.load import Model
 from resnet_infer.backends.pytorch import TorchBackend
-from resnet_infer.data.loader import load
-from resnet_infer.data.packing import Offload
-from resnet_infer.data.sources import Source
-from resnet_infer.data.transfer import Upload, fetch
+from resnet_infer.data.source import Source
 from resnet_infer.errors import ResnetInferError
 from resnet_infer.export.parity import TOLERANCE
-from resnet_infer.protocols import Protocol, multi_scale, single_crop, ten_crop
+from resnet_infer.pipeline.loader import load
+from resnet_infer.pipeline.packing import Offload
+from resnet_infer.pipeline.transfer import Upload, fetch
+from resnet_infer.spec.protocols import Protocol, multi_scale, single_crop, ten_crop
 
 REFERENCE = "reference.pt"
 """Tiles and the CPU's fp32 logits, of the tiles and of their mirror images, for later steps."""

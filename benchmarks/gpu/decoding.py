@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.context import Context
-from resnet_infer.data.loader import load
-from resnet_infer.data.packing import Rendered
-from resnet_infer.data.sources import Source
-from resnet_infer.data.transfer import Upload
+from resnet_infer.data.source import Source
 from resnet_infer.errors import ImageError, ResnetInferError
-from resnet_infer.protocols import Protocol, Size, multi_scale, single_crop
+from resnet_infer.pipeline.loader import load
+from resnet_infer.pipeline.packing import Rendered
+from resnet_infer.pipeline.transfer import Upload
+from resnet_infer.spec.protocols import Protocol, Size, multi_scale, single_crop
 
 PART = 16
 """Images that are decoded behind the same products."""

@@ -18,16 +18,16 @@ from benchmarks.gpu.ways import fastest, named, options_of
 from benchmarks.peers import batch1_multiscale, ours, timm_validate, torchvision_ten_crop
 from benchmarks.peers.sides import Claim, Contest, Side
 from resnet_infer.backends.load import Model
+from resnet_infer.bench.rows import BenchRow
 from resnet_infer.bench.runner import Data, image_sizes
 from resnet_infer.bench.sweep import Cell, Subject
-from resnet_infer.data.loader import cores
-from resnet_infer.data.packing import Offload
-from resnet_infer.data.sources import Source
-from resnet_infer.protocols import protocol_for
-from resnet_infer.records import TOP_K
-from resnet_infer.report.measurements import BenchRow
-from resnet_infer.score import Member, score_groups
-from resnet_infer.verdicts import best
+from resnet_infer.data.source import Source
+from resnet_infer.evaluation.verdicts import best
+from resnet_infer.pipeline.loader import cores
+from resnet_infer.pipeline.packing import Offload
+from resnet_infer.pipeline.score import Member, score_groups
+from resnet_infer.predictions.records import TOP_K
+from resnet_infer.spec.protocols import protocol_for
 
 BUSY = 0.9
 TARGETS = {"single-crop": 2.0, "ten-crop": 3.0, "multiscale": 10.0}

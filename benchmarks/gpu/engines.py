@@ -15,11 +15,11 @@ from resnet_infer.backends.base import RunOptions
 from resnet_infer.backends.load import open_model
 from resnet_infer.backends.tensorrt_api import find_flavour
 from resnet_infer.bench.measure import measure_network
-from resnet_infer.bench.subjects import Opener
+from resnet_infer.bench.opener import Opener
 from resnet_infer.bench.sweep import Cell, Subject
 from resnet_infer.errors import ResnetInferError
-from resnet_infer.protocols import single_crop
-from resnet_infer.shapes import BatchRange
+from resnet_infer.spec.protocols import single_crop
+from resnet_infer.spec.shapes import BatchRange
 
 ROW_S, BUILD_S = 20.0, 60.0
 CALIBRATION = 128

@@ -9,7 +9,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from benchmarks.gpu.context import Context
 from benchmarks.gpu.pictures import ready, spread
-from resnet_infer.data.decode import jpeg_header
+from resnet_infer.pipeline.decode import jpeg_header
 
 ROUNDS, FILES = 20, 16
 COUNTS = (1, 16, 64, 128, 256)

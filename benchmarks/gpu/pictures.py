@@ -11,9 +11,10 @@ from pathlib import Path
 from benchmarks.gpu.context import Context
 from benchmarks.peers.materials import BATCH, make_weights, photos, prepare, put_photos
 from resnet_infer.bench.ceilings import synthetic_jpeg
-from resnet_infer.data.loader import cores
-from resnet_infer.data.sources import Source, Subset, open_source
-from resnet_infer.labels import imagenet1k
+from resnet_infer.data.open import open_source
+from resnet_infer.data.source import Source, Subset
+from resnet_infer.pipeline.loader import cores
+from resnet_infer.spec.labels import imagenet1k
 
 CLASSES = 8
 SOURCE_OF_WEIGHTS = 64

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from resnet_infer.protocols import Size
+from resnet_infer.spec.protocols import Size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from benchmarks.gpu.plan import Way
 from benchmarks.gpu.ways import compile_s, fastest, named, row_of
 from resnet_infer.bench.measure import WARM_UP_S, works
 from resnet_infer.bench.runner import Data
-from resnet_infer.protocols import multi_scale
+from resnet_infer.spec.protocols import multi_scale
 
 TEN_CROP_TARGET, SCALES_TARGET = 0.95, 0.70
 SIZES = 6

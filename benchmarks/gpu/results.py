@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from resnet_infer.model.checkpoints import replacing
-from resnet_infer.report.measurements import BenchRow, BenchRun, load_run
+from resnet_infer.bench.rows import BenchRow, BenchRun, load_run
+from resnet_infer.files import replacing
 
 Status = Literal["running", "done", "cut", "failed", "skipped"]
 

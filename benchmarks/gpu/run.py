@@ -26,10 +26,10 @@ from benchmarks.gpu.clocks import between, sampled
 from benchmarks.gpu.results import Results, open_results
 from benchmarks.gpu.steps import STEPS
 from benchmarks.gpu.table import text
-from resnet_infer.backends.pytorch import torch_device
+from resnet_infer.backends.devices import torch_device
+from resnet_infer.bench.rows import BenchRun
+from resnet_infer.environment import environment
 from resnet_infer.errors import ResnetInferError, UnknownNameError, UsageError
-from resnet_infer.report.environment import environment
-from resnet_infer.report.measurements import BenchRun
 
 ROOT = Path(__file__).resolve().parents[2]
 GRACE_S = 20.0

@@ -5,8 +5,8 @@ from typing import Any
 from benchmarks.gpu.context import Context
 from benchmarks.gpu.plan import Way
 from benchmarks.gpu.results import best
+from resnet_infer.bench.rows import BenchRow
 from resnet_infer.bench.sweep import Subject
-from resnet_infer.report.measurements import BenchRow
 
 COMPILE_S: dict[str, float] = {"none": 0.0, "default": 12.0, "cuda-graphs": 3.0, "max-autotune": 200.0}
 """Of a network that was not compiled, or recorded, on this machine before, at a guess on the safe side."""

@@ -10,10 +10,10 @@ from typing import Any
 from benchmarks.gpu.plan import FULL, TINY
 from benchmarks.gpu.results import open_results
 from benchmarks.gpu.steps import run_steps
-from resnet_infer.backends.pytorch import torch_device
-from resnet_infer.data.allocator import keep_freed_memory
-from resnet_infer.report.environment import environment
-from resnet_infer.report.measurements import BenchRun
+from resnet_infer.allocator import keep_freed_memory
+from resnet_infer.backends.devices import torch_device
+from resnet_infer.bench.rows import BenchRun
+from resnet_infer.environment import environment
 
 
 def work(asked: dict[str, Any]) -> None:

@@ -20,8 +20,8 @@ from benchmarks.peers.eager import labelled, laid_out, ready, top1_errors
 from benchmarks.peers.materials import torchvision_network
 from benchmarks.peers.ours import evaluation_sides
 from benchmarks.peers.sides import Claim, Contest, Running, Side
-from resnet_infer.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from resnet_infer.protocols import PAPER_SCALES
+from resnet_infer.spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from resnet_infer.spec.protocols import PAPER_SCALES
 
 IMAGES = 12
 WINDOW = 7

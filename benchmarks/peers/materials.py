@@ -17,15 +17,17 @@ import torchvision
 from torch import Tensor
 
 from resnet_infer.backends.base import Normalize
-from resnet_infer.data.loader import load
-from resnet_infer.data.sources import Sample, Source, open_source
+from resnet_infer.data.open import open_source
+from resnet_infer.data.samples import Sample
+from resnet_infer.data.source import Source
 from resnet_infer.errors import DataError, UsageError
-from resnet_infer.labels import imagenet1k
 from resnet_infer.model.checkpoints import Checkpoint, Overrides, load_checkpoint
-from resnet_infer.precisions import Precision
-from resnet_infer.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from resnet_infer.protocols import single_crop
-from resnet_infer.specs import Head
+from resnet_infer.pipeline.loader import load
+from resnet_infer.spec.architectures import Head
+from resnet_infer.spec.labels import imagenet1k
+from resnet_infer.spec.precisions import Precision
+from resnet_infer.spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from resnet_infer.spec.protocols import single_crop
 
 BATCH = 8
 """Photos in the batch of the contests without files; what the CPU targets are stated for."""

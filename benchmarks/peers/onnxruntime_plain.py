@@ -22,7 +22,7 @@ from benchmarks.peers.eager import labelled, top1_errors
 from benchmarks.peers.materials import BATCH, normalized, photos, whole_batches
 from benchmarks.peers.ours import evaluation_sides, network_sides
 from benchmarks.peers.sides import Claim, Contest, Running, Side
-from resnet_infer.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from resnet_infer.spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 IMAGES = 64
 FILES = 63

@@ -13,11 +13,12 @@ from benchmarks.peers.sides import Running, Side
 from resnet_infer.backends.base import RunOptions
 from resnet_infer.backends.load import Model, open_model
 from resnet_infer.bench.fastest import open_fastest
-from resnet_infer.data.packing import Offload
-from resnet_infer.data.sources import Source, open_source
-from resnet_infer.evaluate import evaluate
-from resnet_infer.protocols import Protocol, multi_scale, single_crop, ten_crop
-from resnet_infer.score import score
+from resnet_infer.data.open import open_source
+from resnet_infer.data.source import Source
+from resnet_infer.evaluation.evaluate import evaluate
+from resnet_infer.pipeline.packing import Offload
+from resnet_infer.pipeline.score import score
+from resnet_infer.spec.protocols import Protocol, multi_scale, single_crop, ten_crop
 
 PROTOCOLS: Mapping[str, Callable[[], Protocol]] = {
     "single-crop": single_crop,

@@ -30,10 +30,11 @@ from benchmarks.peers.materials import prepare
 from benchmarks.peers.runner import NotRun, check_here, hold, not_held, versions
 from benchmarks.peers.sides import Contest
 from benchmarks.peers.table import header, lines
-from resnet_infer.data.sources import Source, open_source
+from resnet_infer.data.open import open_source
+from resnet_infer.data.source import Source
+from resnet_infer.environment import environment
 from resnet_infer.errors import DataError, ResnetInferError, UnknownNameError, UsageError
-from resnet_infer.model.checkpoints import replacing
-from resnet_infer.report.environment import environment
+from resnet_infer.files import replacing
 
 PEERS = {
     "onnxruntime_plain": onnxruntime_plain,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_infer.data.allocator import keep_freed_memory
+from resnet_infer.allocator import keep_freed_memory
 
 if TYPE_CHECKING:  # a side that needs no torch starts without it
     from torch import Tensor

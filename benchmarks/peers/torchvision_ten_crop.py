@@ -20,7 +20,7 @@ from benchmarks.peers.eager import labelled, laid_out, ready, top1_errors
 from benchmarks.peers.materials import photos, torchvision_network
 from benchmarks.peers.ours import evaluation_sides
 from benchmarks.peers.sides import Claim, Contest, Running, Side
-from resnet_infer.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from resnet_infer.spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 IMAGES = 32
 

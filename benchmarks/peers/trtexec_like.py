@@ -31,7 +31,7 @@ from resnet_infer.backends.trt_launch import DTYPES
 from resnet_infer.errors import BackendError, ResnetInferError
 from resnet_infer.export.engine_builder import BuildOptions
 from resnet_infer.export.to_tensorrt import build_engine
-from resnet_infer.shapes import ShapeRange, range_for
+from resnet_infer.spec.shapes import ShapeRange, range_for
 
 WARM_UP_S = 0.5
 DURATION_S = 10.0

@@ -11,10 +11,10 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from resnet_infer.precisions import Precision
-from resnet_infer.preprocessing import Preprocessing
-from resnet_infer.shapes import ShapeRange
-from resnet_infer.specs import Head
+from resnet_infer.spec.architectures import Head
+from resnet_infer.spec.precisions import Precision
+from resnet_infer.spec.preprocessing import Preprocessing
+from resnet_infer.spec.shapes import ShapeRange
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
 """Execution providers of ONNX Runtime."""

@@ -3,9 +3,9 @@
 import hashlib
 from pathlib import Path
 
-from resnet_infer.engines import EngineRecord, check_file, record_path
 from resnet_infer.errors import ArtifactError, UsageError
-from resnet_infer.model.checkpoints import replacing
+from resnet_infer.files import replacing
+from resnet_infer.spec.engine_manifest import EngineRecord, check_file, record_path
 
 
 def read_engine(path: Path) -> tuple[EngineRecord, bytes]:

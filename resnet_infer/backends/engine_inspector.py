@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from resnet_infer.errors import GateError
-from resnet_infer.precisions import Precision
+from resnet_infer.spec.precisions import Precision
 
 TYPES = (
     (re.compile(r"fp8|e4m3", re.IGNORECASE), "fp8"),

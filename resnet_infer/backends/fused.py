@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnet_infer.backends.base import Normalize
+from resnet_infer.console import note
 from resnet_infer.model.resnet import Block, ResNet
-from resnet_infer.report.console import note
-from resnet_infer.specs import ModelSpec
+from resnet_infer.spec.architectures import ModelSpec
 
 HALF = (torch.bfloat16, torch.float16)
 UNIT = 64

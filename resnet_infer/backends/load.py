@@ -6,11 +6,11 @@ from typing import get_args
 
 from resnet_infer.backends.base import Backend, RunOptions
 from resnet_infer.errors import ArtifactError, UsageError
-from resnet_infer.manifest import Manifest
 from resnet_infer.model.checkpoints import Overrides, load_checkpoint
-from resnet_infer.precisions import Precision, check_claim
-from resnet_infer.protocols import protocol_of_head
-from resnet_infer.shapes import BatchRange, profiles_for
+from resnet_infer.spec.manifest import Manifest
+from resnet_infer.spec.precisions import Precision, check_claim
+from resnet_infer.spec.protocols import protocol_of_head
+from resnet_infer.spec.shapes import BatchRange, profiles_for
 
 BACKENDS = ("torch", "onnxruntime", "tensorrt")
 SUFFIXES = {".onnx": "onnxruntime", ".engine": "tensorrt", ".plan": "tensorrt"}

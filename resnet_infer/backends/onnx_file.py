@@ -5,12 +5,12 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
-from resnet_infer import manifest as manifests
 from resnet_infer.errors import ArtifactError, UsageError
-from resnet_infer.labels import default_labels
-from resnet_infer.manifest import Manifest
 from resnet_infer.model.checkpoints import Overrides, native_preprocessing
-from resnet_infer.specs import spec_from_name
+from resnet_infer.spec import manifest as manifests
+from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.labels import default_labels
+from resnet_infer.spec.manifest import Manifest
 
 
 def load_graph(path: Path) -> onnx.ModelProto:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import onnx
 from onnx import NodeProto, TensorProto
 
-from resnet_infer.precisions import Layer, Precision
+from resnet_infer.spec.precisions import Layer, Precision
 
 NAMES: Mapping[int, str] = {
     TensorProto.FLOAT: "fp32",

@@ -18,13 +18,13 @@ from onnx import TensorProto
 from torch import Tensor
 
 from resnet_infer.backends.base import BackendInfo, Normalize, RunOptions
+from resnet_infer.backends.devices import check_tf32, torch_device
 from resnet_infer.backends.ort_session import first_line, open_session, ran_out_of_memory
-from resnet_infer.backends.pytorch import check_tf32, torch_device
 from resnet_infer.backends.streams import OwnStream
 from resnet_infer.errors import ArtifactError, BackendError, OutOfMemory
-from resnet_infer.manifest import Manifest
-from resnet_infer.shapes import ANY, ShapeRange
-from resnet_infer.specs import Head
+from resnet_infer.spec.architectures import Head
+from resnet_infer.spec.manifest import Manifest
+from resnet_infer.spec.shapes import ANY, ShapeRange
 
 TYPES = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(uint8)": torch.uint8}
 ELEMENTS = {torch.float32: TensorProto.FLOAT, torch.float16: TensorProto.FLOAT16, torch.uint8: TensorProto.UINT8}

@@ -17,9 +17,9 @@ import torch
 
 from resnet_infer.backends.base import Provider, RunOptions
 from resnet_infer.errors import ArtifactError, BackendError, OutOfMemory, UsageError
-from resnet_infer.precisions import Precision
-from resnet_infer.registry import cache_folder
-from resnet_infer.shapes import Shape, ShapeRange
+from resnet_infer.files import cache_folder
+from resnet_infer.spec.precisions import Precision
+from resnet_infer.spec.shapes import Shape, ShapeRange
 
 EXECUTION_PROVIDERS = {
     "cpu": "CPUExecutionProvider",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from resnet_infer.backends.base import BackendInfo, Compile, Normalize
+from resnet_infer.backends.devices import check_tf32, torch_device
 from resnet_infer.backends.fused import FusedResNet, fused_resnet
 from resnet_infer.backends.recorded import Recorded
 from resnet_infer.errors import BackendError, OutOfMemory, UsageError
@@ -17,9 +18,9 @@ from resnet_infer.model.checkpoints import Checkpoint
 from resnet_infer.model.fold import fold_batch_norm
 from resnet_infer.model.heads import with_head
 from resnet_infer.model.resnet import build
-from resnet_infer.precisions import Precision
-from resnet_infer.shapes import ANY, ShapeRange
-from resnet_infer.specs import Head
+from resnet_infer.spec.architectures import Head
+from resnet_infer.spec.precisions import Precision
+from resnet_infer.spec.shapes import ANY, ShapeRange
 
 PRECISIONS: Mapping[Precision, torch.dtype] = {
     "fp32": torch.float32,
@@ -180,36 +181,6 @@ class _Forward(nn.Module):
         with torch.autocast(x_BCHW.device.type, self.dtype, enabled=self.autocast):
             scores: Tensor = self.net(x_BCHW)
         return scores.float()
-
-
-def torch_device(device: str) -> torch.device:
-    """The device called auto, cpu, cuda or cuda:N; auto is CUDA where there is one.
-
-    Raises BackendError if it is not there.
-    """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        found = torch.device(device)
-    except RuntimeError as error:
-        raise UsageError(f"device '{device}' is not one of auto, cpu, cuda, cuda:N") from error
-    if found.type not in ("cpu", "cuda"):
-        raise UsageError(f"device '{device}' is not one of auto, cpu, cuda, cuda:N")
-    if found.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (found.index or 0) >= count:
-            raise BackendError(
-                f"device '{device}' asked for, but PyTorch sees {count or 'no'} CUDA device{'s' * (count > 1)} here; "
-                "use --device cpu, or see `resnet-infer env`"
-            )
-        found = torch.device("cuda", found.index or 0)
-    return found
-
-
-def check_tf32(device: torch.device) -> None:
-    """Raise BackendError unless the device has TF32: NVIDIA GPUs from compute capability 8.0 on."""
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
-        raise BackendError(f"precision tf32 needs an NVIDIA GPU of compute capability 8.0 or later, not {device}")
 
 
 def _does_not_fit(x_BCHW: Tensor) -> OutOfMemory:

@@ -13,9 +13,9 @@ from typing import Any, get_args
 
 import torch
 
-from resnet_infer.engines import Flavour, Host
 from resnet_infer.errors import BackendError
-from resnet_infer.precisions import Layer
+from resnet_infer.spec.engine_manifest import Flavour, Host
+from resnet_infer.spec.precisions import Layer
 
 OLDEST = (10, 13)
 """Of `tensorrt`: the first release whose strongly typed networks do all that is needed here."""

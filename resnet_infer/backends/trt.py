@@ -13,14 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from resnet_infer.backends.base import BackendInfo, Normalize
-from resnet_infer.backends.pytorch import torch_device
+from resnet_infer.backends.devices import torch_device
 from resnet_infer.backends.streams import OwnStream
 from resnet_infer.backends.tensorrt_api import load_flavour, make_log, this_host
 from resnet_infer.backends.trt_launch import Launcher
-from resnet_infer.engines import EngineRecord, check_host
 from resnet_infer.errors import ArtifactError, BackendError, OutOfMemory
-from resnet_infer.shapes import Shape, range_for
-from resnet_infer.specs import Head
+from resnet_infer.spec.architectures import Head
+from resnet_infer.spec.engine_manifest import EngineRecord, check_host
+from resnet_infer.spec.shapes import Shape, range_for
 
 
 class TensorRTBackend:

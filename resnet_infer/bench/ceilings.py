@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from resnet_infer.data.decode import decode
-from resnet_infer.data.loader import Crew, cores, load_chunks
-from resnet_infer.data.sources import Memory
-from resnet_infer.data.worker import METHOD
+from resnet_infer.bench.rows import Ceilings
+from resnet_infer.console import note
+from resnet_infer.data.source import Memory
 from resnet_infer.errors import ImageError, ResnetInferError
-from resnet_infer.report.console import note
-from resnet_infer.report.measurements import Ceilings
+from resnet_infer.pipeline.decode import decode
+from resnet_infer.pipeline.loader import Crew, cores, load_chunks
+from resnet_infer.pipeline.worker import METHOD
 
 COPY_BYTES = {"cpu": 2**28, "cuda": 2**31}
 SIDE = {"cpu": 2048, "cuda": 8192}

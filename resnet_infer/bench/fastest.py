@@ -13,18 +13,18 @@ from pathlib import Path
 
 import torch
 
+from resnet_infer.backends.devices import torch_device
 from resnet_infer.backends.load import Model
-from resnet_infer.backends.pytorch import torch_device
 from resnet_infer.bench.measure import measure_network
-from resnet_infer.bench.subjects import Opener
+from resnet_infer.bench.opener import Opener
 from resnet_infer.bench.sweep import EXPORTED, Subject
+from resnet_infer.console import note
+from resnet_infer.environment import environment
 from resnet_infer.errors import ResnetInferError, UsageError
-from resnet_infer.model.checkpoints import Overrides, load_checkpoint, replacing
-from resnet_infer.protocols import single_crop
-from resnet_infer.registry import cache_folder
-from resnet_infer.report.console import note
-from resnet_infer.report.environment import environment
-from resnet_infer.score import DEFAULT_BATCH
+from resnet_infer.files import cache_folder, replacing
+from resnet_infer.model.checkpoints import Overrides, load_checkpoint
+from resnet_infer.pipeline.score import DEFAULT_BATCH
+from resnet_infer.spec.protocols import single_crop
 
 TURNS = 3
 

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 from resnet_infer.backends.base import Backend
-from resnet_infer.batching import Runs, plan, reduce_map
 from resnet_infer.bench.energy import Meter
-from resnet_infer.data.render import distinct_tiles
-from resnet_infer.data.transfer import Upload, fetch
+from resnet_infer.bench.rows import ShapeTime
 from resnet_infer.errors import BackendError, OutOfMemory
-from resnet_infer.protocols import Protocol, Size
-from resnet_infer.report.measurements import ShapeTime
-from resnet_infer.shapes import range_for
+from resnet_infer.pipeline.batching import Runs, plan, reduce_map
+from resnet_infer.pipeline.render import distinct_tiles
+from resnet_infer.pipeline.transfer import Upload, fetch
+from resnet_infer.spec.protocols import Protocol, Size
+from resnet_infer.spec.shapes import range_for
 
 CPU = torch.device("cpu")
 PERCENTILES = (50, 90, 95, 99)

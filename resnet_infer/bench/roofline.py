@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from resnet_infer.backends.base import Fusion
-from resnet_infer.precisions import Precision
-from resnet_infer.specs import Conv, ModelSpec, halve
+from resnet_infer.spec.architectures import Conv, ModelSpec, halve
+from resnet_infer.spec.precisions import Precision
 
 BYTES: dict[Precision, int] = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "int8": 1, "fp8": 1}
 """Of one activation."""

@@ -7,24 +7,24 @@ from typing import Any
 
 import torch
 
-from resnet_infer.agreement import truth_of
 from resnet_infer.backends.load import Model
+from resnet_infer.bench.loaded import Loaded
 from resnet_infer.bench.measure import Timing, measure_network, measure_path, peak_memory, works
+from resnet_infer.bench.opener import Opener
 from resnet_infer.bench.roofline import roof
-from resnet_infer.bench.subjects import Opener
+from resnet_infer.bench.rows import BenchRow, Ceilings
 from resnet_infer.bench.sweep import RANDOM, Cell, Subject, Sweep
-from resnet_infer.data.decode import decode
-from resnet_infer.data.kept import Loaded
-from resnet_infer.data.loader import Crew
-from resnet_infer.data.packing import Offload
-from resnet_infer.data.sources import Source
+from resnet_infer.data.source import Source
 from resnet_infer.errors import DataError, ResnetInferError
-from resnet_infer.evaluate import TOP_K, evaluate
-from resnet_infer.protocols import Protocol, Size, protocol_for
-from resnet_infer.report.measurements import BenchRow, Ceilings
-from resnet_infer.report.rows import EvalRow
-from resnet_infer.score import Member, check_served, score_groups
-from resnet_infer.verdicts import best
+from resnet_infer.evaluation.agreement import truth_of
+from resnet_infer.evaluation.evaluate import TOP_K, evaluate
+from resnet_infer.evaluation.rows import EvalRow
+from resnet_infer.evaluation.verdicts import best
+from resnet_infer.pipeline.decode import decode
+from resnet_infer.pipeline.loader import Crew
+from resnet_infer.pipeline.packing import Offload
+from resnet_infer.pipeline.score import Member, check_served, score_groups
+from resnet_infer.spec.protocols import Protocol, Size, protocol_for
 
 ABOVE_ROOF = 1.1
 """Share of the roof above which the ceilings are not what bounds a row."""

@@ -10,18 +10,19 @@ from typing import Any
 
 import torch
 
-from resnet_infer.backends.pytorch import torch_device
+from resnet_infer.backends.devices import torch_device
 from resnet_infer.bench.ceilings import measure_ceilings
+from resnet_infer.bench.opener import Opener
+from resnet_infer.bench.rows import BenchRow, BenchRun, load_run
 from resnet_infer.bench.runner import Data, Runner, image_sizes
-from resnet_infer.bench.subjects import Opener
 from resnet_infer.bench.sweep import Cell, Sweep, cells
-from resnet_infer.data.packing import Offload
-from resnet_infer.data.sources import Source, Subset, open_source
+from resnet_infer.console import note
+from resnet_infer.data.open import open_source
+from resnet_infer.data.source import Source, Subset
+from resnet_infer.environment import environment
 from resnet_infer.errors import DataError, UsageError
-from resnet_infer.registry import DEFAULT_MODEL
-from resnet_infer.report.console import note
-from resnet_infer.report.environment import environment
-from resnet_infer.report.measurements import BenchRow, BenchRun, load_run
+from resnet_infer.pipeline.packing import Offload
+from resnet_infer.spec.registry import DEFAULT_MODEL
 
 FILE = "benchmark.json"
 BATCH_SIZES = {"cpu": (1, 8), "cuda": (1, 8, 32, 128, 256)}

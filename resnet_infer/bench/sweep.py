@@ -6,10 +6,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from resnet_infer.bench.rows import Measurement
 from resnet_infer.errors import UnknownNameError, UsageError
-from resnet_infer.precisions import Precision
-from resnet_infer.protocols import PROTOCOL_NAMES
-from resnet_infer.report.measurements import Measurement
+from resnet_infer.spec.precisions import Precision
+from resnet_infer.spec.protocols import PROTOCOL_NAMES
 
 BACKENDS = ("torch", "onnxruntime", "tensorrt")
 COMPILE = ("none", "default", "max-autotune", "cuda-graphs")

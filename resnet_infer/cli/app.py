@@ -10,7 +10,8 @@ import sys
 import typer
 
 from resnet_infer import __version__
-from resnet_infer.cli import (
+from resnet_infer.allocator import keep_freed_memory
+from resnet_infer.cli import (  # fmt: skip
     benchmark,
     compare,
     demo,
@@ -23,8 +24,7 @@ from resnet_infer.cli import (
     predict,
     report,
     train,
-)  # fmt: skip
-from resnet_infer.data.allocator import keep_freed_memory
+)
 from resnet_infer.errors import ReportedElsewhere, ResnetInferError
 
 app = typer.Typer(

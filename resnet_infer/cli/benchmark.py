@@ -7,7 +7,7 @@ import typer
 
 from resnet_infer.cli import options
 from resnet_infer.errors import BackendError
-from resnet_infer.report import rows
+from resnet_infer.report import text
 
 
 def benchmark(
@@ -77,7 +77,7 @@ def benchmark(
     network: tiles on the device to scores. transfer: and their way to the device. memory: from encoded images in
     memory. files: from files.
     """
-    form = rows.check_format(format_name)
+    form = text.check_format(format_name)
     from resnet_infer.bench.session import FILE, Request, run
     from resnet_infer.bench.sweep import Sweep, sweep_from_toml, sweep_with
 
@@ -96,9 +96,9 @@ def benchmark(
         "images": images,
     }
     wanted = sweep_with(wanted, {name: value for name, value in flags.items() if value is not None}, "flags")
-    from resnet_infer.report.benchmark_files import printed, write_files
-    from resnet_infer.report.console import note
-    from resnet_infer.report.measurements import load_run
+    from resnet_infer.bench.rows import load_run
+    from resnet_infer.console import note
+    from resnet_infer.report.benchmark.files import printed, write_files
 
     request = Request(
         sweep=wanted,

@@ -9,13 +9,13 @@ import typer
 from resnet_infer.cli import options
 from resnet_infer.cli.members import open_members
 from resnet_infer.errors import UsageError
-from resnet_infer.report import rows
-from resnet_infer.report.compare_page import by_difference, chosen, compare_page, label, measures, p_value, verdict
-from resnet_infer.report.comparison import Comparison, Disagreement, Side
-from resnet_infer.report.page import check_page, write_page
+from resnet_infer.evaluation.comparison_rows import Comparison, Disagreement, Side
+from resnet_infer.report import text
+from resnet_infer.report.compare_models import by_difference, chosen, compare_page, label, measures, p_value, verdict
+from resnet_infer.report.html import check_page, write_page
 
 if TYPE_CHECKING:
-    from resnet_infer.data.sources import Source
+    from resnet_infer.data.source import Source
 
 KEPT = (".jsonl", ".parquet")
 """Suffixes of predictions files."""
@@ -61,15 +61,15 @@ def compare(
     verbose: options.Verbose = False,
 ) -> None:
     """Compare two models in one pass, each in its own preprocessing, or the predictions they made before."""
-    form = rows.check_format(format_name)
+    form = text.check_format(format_name)
     options.check_image_timeout(image_timeout, workers)
     if page:
         check_page(page)
-    from resnet_infer.compare import compare_models, compare_predictions
-    from resnet_infer.data.sources import open_source
-    from resnet_infer.data.thumbnails import thumbnails
-    from resnet_infer.report.console import note, progress
-    from resnet_infer.report.environment import environment
+    from resnet_infer.console import note, progress
+    from resnet_infer.data.open import open_source
+    from resnet_infer.environment import environment
+    from resnet_infer.evaluation.compare import compare_models, compare_predictions
+    from resnet_infer.report.thumbnails import thumbnails
 
     kept = [Path(name).suffix.lower() in KEPT for name in (a, b)]
     if any(kept) and not all(kept):
@@ -114,11 +114,11 @@ def compare(
     if form == "table":
         print("\n\n".join([_head(found[0]), *(_table(comparison) for comparison in found)]))
     elif form == "json":
-        print(rows.as_json({"environment": environment(), "rows": [comparison.to_dict() for comparison in found]}))
+        print(text.as_json({"environment": environment(), "rows": [comparison.to_dict() for comparison in found]}))
     elif form == "jsonl":
-        print(rows.as_json_lines([comparison.to_dict() for comparison in found]))
+        print(text.as_json_lines([comparison.to_dict() for comparison in found]))
     else:
-        print(rows.as_csv([comparison.summary() for comparison in found]))
+        print(text.as_csv([comparison.summary() for comparison in found]))
 
 
 def _head(first: Comparison) -> str:
@@ -134,11 +134,11 @@ def _table(c: Comparison) -> str:
     parts = [f"{c.protocol}\nA: {c.a.views}\nB: {c.b.views}"]
     if c.mcnemar_p is not None:
         columns = ["", "top-1 err %", "95 % interval", "top-5 err %", "top-1 errors"]
-        parts.append(rows.as_table(columns, [_errors("A", c.a), _errors("B", c.b)], right=(1, 2, 3, 4)))
+        parts.append(text.as_table(columns, [_errors("A", c.a), _errors("B", c.b)], right=(1, 2, 3, 4)))
         counts = [("A right", c.both_right, c.only_a_right), ("A wrong", c.only_b_right, c.both_wrong)]
-        split = rows.as_table(["images", "B right", "B wrong"], [list(map(str, line)) for line in counts], right=(1, 2))
+        split = text.as_table(["images", "B right", "B wrong"], [list(map(str, line)) for line in counts], right=(1, 2))
         parts.append(f"{split}\nMcNemar's exact p, two-sided: {p_value(c.mcnemar_p)}.\n{verdict(c)}")
-    parts.append(rows.as_table(["measure", "value"], measures(c)))
+    parts.append(text.as_table(["measure", "value"], measures(c)))
     differ = [k for k in by_difference(c.classes) if k.only_a_right or k.only_b_right][:LISTED]
     if differ:
         lines = [
@@ -146,7 +146,7 @@ def _table(c: Comparison) -> str:
             for k in differ
         ]
         columns = ["differ most in", "images", "A errors", "B errors", "only A right", "only B right"]
-        parts.append(rows.as_table(columns, lines, right=range(1, 6)))
+        parts.append(text.as_table(columns, lines, right=range(1, 6)))
     if c.disagreements:
         parts.append(f"{len(c.disagreements)} disagreements: --page FILE.html shows them, --format json lists them")
     return "\n\n".join(parts)

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from resnet_infer.cli import options
-from resnet_infer.report import rows
+from resnet_infer.report import text
 
 
 def env(
@@ -13,18 +13,18 @@ def env(
     verbose: options.Verbose = False,
 ) -> None:
     """Show versions, processor, GPUs and onnxruntime's providers: what to paste into a report."""
-    form = rows.check_format(format_name)
+    form = text.check_format(format_name)
     import onnxruntime
 
-    from resnet_infer.registry import cache_folder
-    from resnet_infer.report.environment import environment
+    from resnet_infer.environment import environment
+    from resnet_infer.files import cache_folder
 
     found = environment() | {
         "onnxruntime_providers": onnxruntime.get_available_providers(),
         "cache": str(cache_folder()),
     }
     if form == "json":
-        print(rows.as_json(found))
+        print(text.as_json(found))
         return
     gpus = [f"{gpu['name']}, {gpu['memory_mib']} MiB, compute {gpu['compute_capability']}" for gpu in found["gpus"]]
     lines = [

@@ -9,10 +9,10 @@ import typer
 from resnet_infer.cli import options
 from resnet_infer.cli.members import open_members, weights_of
 from resnet_infer.errors import UsageError
-from resnet_infer.report import rows
-from resnet_infer.report.eval_page import eval_page
-from resnet_infer.report.eval_table import eval_table
-from resnet_infer.report.page import check_page, write_page
+from resnet_infer.report import text
+from resnet_infer.report.evaluation_page import eval_page
+from resnet_infer.report.evaluation_table import eval_table
+from resnet_infer.report.html import check_page, write_page
 
 
 def evaluate(
@@ -107,7 +107,7 @@ def evaluate(
 
     torchrun --nproc-per-node N -m resnet_infer eval ... shares the images among N processes, also over machines.
     """
-    form = rows.check_format(format_name)
+    form = text.check_format(format_name)
     options.check_image_timeout(image_timeout, workers)
     if synsets and not ground_truth:
         raise UsageError("--synsets says what the numbers of --ground-truth mean; give both")
@@ -117,14 +117,14 @@ def evaluate(
         raise UsageError(f"--{'resume' if resume else 'probabilities'} is of --predictions FILE; give that too")
     if "WORLD_SIZE" in os.environ:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost process is one line of ours, not a stack trace
+    from resnet_infer.console import mute, note, progress
     from resnet_infer.data.imagenet import real_sets, with_ground_truth
-    from resnet_infer.data.sources import open_source
-    from resnet_infer.evaluate import evaluate_together as run
-    from resnet_infer.prediction_files import format_of
-    from resnet_infer.processes import processes
-    from resnet_infer.recorder import Recording
-    from resnet_infer.report.console import mute, note, progress
-    from resnet_infer.report.environment import environment
+    from resnet_infer.data.open import open_source
+    from resnet_infer.distributed.group import processes
+    from resnet_infer.environment import environment
+    from resnet_infer.evaluation.evaluate import evaluate_together as run
+    from resnet_infer.predictions.files import format_of
+    from resnet_infer.predictions.recorder import Recording
 
     if predictions:
         format_of(predictions)
@@ -176,6 +176,6 @@ def evaluate(
     if form == "table":
         print(eval_table(results))
     elif form == "json":
-        print(rows.as_json({"environment": environment(), "rows": records}))
+        print(text.as_json({"environment": environment(), "rows": records}))
     else:
-        print(rows.as_json_lines(records) if form == "jsonl" else rows.as_csv(records))
+        print(text.as_json_lines(records) if form == "jsonl" else text.as_csv(records))

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from resnet_infer.errors import UsageError
-from resnet_infer.shapes import BatchRange
+from resnet_infer.spec.shapes import BatchRange
 
 CalibrationData = Annotated[
     str | None, typer.Option(help="int8, fp8: images to find ranges on, and to judge by.", metavar="DATA")

@@ -1,35 +1,34 @@
 """What `export` does once its flags are known: the graph, the engine, the repository, and what is said of each."""
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from resnet_infer.backends.load import Model, open_model
-from resnet_infer.backends.onnx_file import load_graph
-from resnet_infer.backends.onnx_layers import read_layers
 from resnet_infer.backends.pytorch import TorchBackend
 from resnet_infer.backends.tensorrt_api import find_flavour
 from resnet_infer.cli import export_options
 from resnet_infer.cli.export_options import Flags
 from resnet_infer.cli.options import sides
-from resnet_infer.data.readable import readable
-from resnet_infer.data.sources import Source, open_source
+from resnet_infer.console import progress, working
+from resnet_infer.data.open import open_source
+from resnet_infer.data.source import Source
 from resnet_infer.errors import UsageError
 from resnet_infer.export.calibrate import Quantization, candidates
 from resnet_infer.export.engine_builder import BuildOptions
-from resnet_infer.export.gate import Gate, describe_gate
+from resnet_infer.export.gate import Gate
 from resnet_infer.export.to_onnx import check_request, export_onnx
-from resnet_infer.export.to_tensorrt import Built, build_engine, built_from, check_gate_runs
+from resnet_infer.export.to_tensorrt import build_engine, built_from, check_gate_runs
 from resnet_infer.export.to_triton import export_triton
-from resnet_infer.manifest import Manifest
 from resnet_infer.model.checkpoints import Overrides, is_checkpoint_file, load_checkpoint
-from resnet_infer.precisions import Layer, float_layers, summary
-from resnet_infer.protocols import protocol_for, protocol_of_head
-from resnet_infer.report.console import progress, working
-from resnet_infer.report.rows import as_table
-from resnet_infer.shapes import profiles_for
+from resnet_infer.pipeline.readable import readable
+from resnet_infer.report.export_text import checks, describe, describe_engine, search_table
+from resnet_infer.spec.manifest import Manifest
+from resnet_infer.spec.precisions import float_layers
+from resnet_infer.spec.protocols import protocol_for, protocol_of_head
+from resnet_infer.spec.shapes import profiles_for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,69 +197,3 @@ def _input_format(given: Flags) -> Any:
     if layout not in ("nhwc", "nchw"):
         raise UsageError(f"--input-layout '{layout}' is not one of nhwc, nchw")
     return f"uint8-{layout}"
-
-
-def search_table(record: Mapping[str, Any]) -> str:
-    """The calibration's search, the kept candidate marked."""
-    lines = []
-    for row in record["table"]:
-        kept = (row["method"], row["images"]) == (record["method"], record["images"])
-        wrong = "" if row["held_out_errors"] is None else str(row["held_out_errors"])
-        lines.append(
-            [
-                row["method"],
-                str(row["images"]),
-                f"{100 * row['agreement']:.2f} %",
-                f"{row['kl_divergence']:.1e}",
-                wrong,
-                "kept" if kept else "",
-            ]
-        )
-    header = ["method", "images", "agrees with fp32", "KL", "errors", ""]
-    fp32 = record["reference_held_out_errors"]
-    head = f"calibration on {record['data']}, judged on {record['held_out']} other images"
-    if fp32 is not None:
-        head += f" (fp32: {fp32} errors)"
-    return f"{head}\n{as_table(header, lines, right=(1, 2, 3, 4))}"
-
-
-def describe(manifest: Manifest, path: Path) -> Iterator[str]:
-    """What a user should know of an ONNX file just written: what it is, and how it was checked."""
-    taken = "" if manifest.input == "normalized" else f", takes {manifest.input}"
-    size = path.stat().st_size / 2**20
-    yield f"{path}: {manifest.spec.name}, {manifest.head} head, {manifest.precision}{taken}, {size:.1f} MiB"
-    yield _layer_line(read_layers(load_graph(path)))
-    yield from checks(manifest)
-
-
-def checks(manifest: Manifest) -> Iterator[str]:
-    """How an ONNX file was checked."""
-    if manifest.quantization:
-        yield "\n" + search_table(manifest.quantization)
-    else:
-        yield (
-            f"checked against PyTorch: largest difference {manifest.parity['relative_diff']:.1e} of the largest logit "
-            f"(tolerance {manifest.parity['tolerance']:g})"
-        )
-    if manifest.gate:
-        yield "\n" + describe_gate(manifest.gate)
-
-
-def describe_engine(built: Built, path: Path) -> Iterator[str]:
-    """What a user should know of an engine: what it is, what it takes, where it runs, whether it was built anew."""
-    record = built.record
-    manifest = record.manifest
-    size = record.size_bytes / 2**20
-    yield f"{path}: {manifest.spec.name}, {manifest.head} head, {manifest.precision}, {size:.1f} MiB"
-    yield _layer_line(record.layers)
-    for number, profile in enumerate(record.profiles):
-        yield f"profile {number}: {profile.describe()}, tuned for {' x '.join(map(str, profile.opt))}"
-    where = ", ".join(f"{major}.{minor}" for major, minor in record.capabilities)
-    yield f"runs on: {record.flavour.replace('_', '-')} {record.version}, compute capability {where}"
-    yield f"engine cache: {'hit' if built.cache_hit else 'miss, built anew'} ({built.key[:16]})"
-    if manifest.gate:
-        yield "\n" + describe_gate(manifest.gate)
-
-
-def _layer_line(layers: Sequence[Layer]) -> str:
-    return "layers: " + ", ".join(f"{row['layers']} {row['operator']} in {row['type']}" for row in summary(layers))

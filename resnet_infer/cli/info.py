@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resnet_infer.cli import options
-from resnet_infer.precisions import Layer, check_claim, summary
-from resnet_infer.report import rows
+from resnet_infer.report import text
+from resnet_infer.spec.precisions import Layer, check_claim, summary
 
 if TYPE_CHECKING:
-    from resnet_infer.manifest import Manifest
     from resnet_infer.model.checkpoints import Overrides
+    from resnet_infer.spec.manifest import Manifest
 
 
 def info(
@@ -28,11 +28,11 @@ def info(
     verbose: options.Verbose = False,
 ) -> None:
     """Show an artifact's architecture, preprocessing, classes, origin, shapes and the types of its layers."""
-    form = rows.check_format(format_name)
+    form = text.check_format(format_name)
     manifest, layers, extra = _read(artifact, options.overrides(arch, mean, std, labels))
     counted = summary(layers)
     if form == "json":
-        print(rows.as_json(manifest.to_dict() | extra | {"layers": counted}))
+        print(text.as_json(manifest.to_dict() | extra | {"layers": counted}))
     else:
         print(_table(artifact, manifest, counted, extra))
     if manifest.head:  # an exported file claims a precision; everyone should see it proven, or refuted
@@ -51,7 +51,7 @@ def _read(artifact: str, given: "Overrides") -> tuple["Manifest", Sequence[Layer
     if path.suffix.lower() in (".engine", ".plan"):
         from resnet_infer.backends.engine_file import read_engine
         from resnet_infer.backends.tensorrt_api import this_host
-        from resnet_infer.engines import misfits
+        from resnet_infer.spec.engine_manifest import misfits
 
         record, _ = read_engine(path)
         needs = {
@@ -105,7 +105,7 @@ def _table(artifact: str, manifest: "Manifest", layers: list[dict[str, Any]], ex
         [
             *(f"{name.ljust(width)}  {_wrapped(str(value), width + 2)}" for name, value in lines),
             "",
-            rows.as_table(["layer", "computes in", "layers", "parameters"], types, right=(2, 3)),
+            text.as_table(["layer", "computes in", "layers", "parameters"], types, right=(2, 3)),
         ]
     )
 

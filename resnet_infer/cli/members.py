@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from resnet_infer.cli import options
 
 if TYPE_CHECKING:
-    from resnet_infer.score import Member
+    from resnet_infer.pipeline.score import Member
 
 
 def open_members(models: Sequence[str], names: Sequence[str], views: dict[str, Any], **how: Any) -> "list[Member]":
@@ -14,7 +14,7 @@ def open_members(models: Sequence[str], names: Sequence[str], views: dict[str, A
 
     Raises what those do.
     """
-    from resnet_infer.score import Member
+    from resnet_infer.pipeline.score import Member
 
     dense = "multiscale" in names and views.get("average") != "gap"
     opened = [options.open_as_asked(model, dense=dense, **how) for model in models]

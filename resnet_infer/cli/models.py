@@ -5,16 +5,10 @@ from typing import Annotated, Any
 import typer
 
 from resnet_infer.cli import options
-from resnet_infer.registry import (
-    PAPER_CIFAR10,
-    PAPER_MULTI_SCALE,
-    PAPER_TEN_CROP,
-    PUBLISHED,
-    bundled_folders,
-    cache_folder,
-)
-from resnet_infer.report import rows
-from resnet_infer.specs import architecture_names, spec_from_name
+from resnet_infer.files import cache_folder
+from resnet_infer.report import text
+from resnet_infer.spec.architectures import architecture_names, spec_from_name
+from resnet_infer.spec.registry import PAPER_CIFAR10, PAPER_MULTI_SCALE, PAPER_TEN_CROP, PUBLISHED, bundled_folders
 
 
 def models(
@@ -22,14 +16,14 @@ def models(
     verbose: options.Verbose = False,
 ) -> None:
     """List architectures with their size and the paper's errors, and checkpoints with their published errors."""
-    form = rows.check_format(format_name)
+    form = text.check_format(format_name)
     architectures, checkpoints = _architectures(), _checkpoints()
     if form == "json":
-        print(rows.as_json({"architectures": architectures, "checkpoints": checkpoints}))
+        print(text.as_json({"architectures": architectures, "checkpoints": checkpoints}))
     elif form == "jsonl":
-        print(rows.as_json_lines([*architectures, *checkpoints]))
+        print(text.as_json_lines([*architectures, *checkpoints]))
     elif form == "csv":
-        print(rows.as_csv([*architectures, *checkpoints]))
+        print(text.as_csv([*architectures, *checkpoints]))
     else:
         print(_tables(architectures, checkpoints))
 
@@ -94,7 +88,7 @@ def _tables(architectures: list[dict[str, Any]], checkpoints: list[dict[str, Any
     return "\n".join(
         [
             "Architectures, with the paper's top-1 errors in percent",
-            rows.as_table(
+            text.as_table(
                 ["name", "input", "params M", "GMACs", "10-crop", "multiscale", "CIFAR-10"],
                 first,
                 right=(1, 2, 3, 4, 5, 6),
@@ -103,7 +97,7 @@ def _tables(architectures: list[dict[str, Any]], checkpoints: list[dict[str, Any
             "Suffixes: -A -B -C shortcut options; -v1 strides in the first 1x1 as the paper.",
             "",
             "Checkpoints (-m NAME), with their published single-crop errors in percent",
-            rows.as_table(["name", "resize/crop", "top-1", "top-5", "from"], second, right=(1, 2, 3)),
+            text.as_table(["name", "resize/crop", "top-1", "top-5", "from"], second, right=(1, 2, 3)),
         ]
     )
 

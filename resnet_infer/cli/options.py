@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resnet_infer.errors import UsageError
-from resnet_infer.preprocessing import Triple
-from resnet_infer.protocols import Average, Protocol, protocol_for
+from resnet_infer.spec.preprocessing import Triple
+from resnet_infer.spec.protocols import Average, Protocol, protocol_for
 
 if TYPE_CHECKING:
     from resnet_infer.backends.base import RunOptions
     from resnet_infer.backends.load import Model
-    from resnet_infer.data.packing import Offload
-    from resnet_infer.manifest import Manifest
     from resnet_infer.model.checkpoints import Overrides
+    from resnet_infer.pipeline.packing import Offload
+    from resnet_infer.spec.manifest import Manifest
 
 _verbose = False
 
@@ -122,8 +122,8 @@ def check_on_error(mode: str) -> None:
 
 def overrides(arch: str | None, mean: str | None, std: str | None, labels: Path | None) -> "Overrides":
     """What the flags say of a model; raises UsageError."""
-    from resnet_infer.labels import labels_from_file
     from resnet_infer.model.checkpoints import Overrides
+    from resnet_infer.spec.labels import labels_from_file
 
     return Overrides(
         arch=arch,

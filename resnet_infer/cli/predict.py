@@ -9,11 +9,12 @@ import typer
 
 from resnet_infer.cli import options
 from resnet_infer.errors import DataError, UsageError
-from resnet_infer.registry import DEFAULT_MODEL
-from resnet_infer.report import rows
+from resnet_infer.evaluation.rows import Prediction
+from resnet_infer.report import text
+from resnet_infer.spec.registry import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from resnet_infer.data.sources import Source
+    from resnet_infer.data.source import Source
 
 
 def predict(
@@ -72,7 +73,7 @@ def predict(
 
     With --engine ray the records are written as Parquet, a row an image, in no order.
     """
-    form = rows.check_format(format_name)
+    form = text.check_format(format_name)
     if engine not in ("local", "ray"):
         raise UsageError(f"--engine '{engine}' is not one of local, ray")
     if engine == "local" and (output or actors):
@@ -81,10 +82,10 @@ def predict(
         raise UsageError("--engine ray writes Parquet: give --output FOLDER, and no --format")
     options.check_on_error(on_error)
     options.check_image_timeout(image_timeout, workers)
-    from resnet_infer.data.loader import IMAGE_TIMEOUT_S
-    from resnet_infer.data.sources import open_inputs
-    from resnet_infer.predict import predict as run
-    from resnet_infer.report.console import note, progress
+    from resnet_infer.console import note, progress
+    from resnet_infer.data.open import open_inputs
+    from resnet_infer.evaluation.predict import predict as run
+    from resnet_infer.pipeline.loader import IMAGE_TIMEOUT_S
 
     opener = partial(
         options.open_as_asked,
@@ -113,19 +114,19 @@ def predict(
         opened.backend.close()
         _by_ray(source, output, actors, on_error, open=partial(opener, device=on), protocol=test, device=on, **how)
         return
-    records: list[rows.Prediction] = []
+    records: list[Prediction] = []
     with progress("predicting", len(source.samples), "images") as advance:
         for record in run(opened, test, source, **how):
             records.append(record)
             if form == "jsonl":
-                print(rows.as_json_lines([record.to_dict()]), flush=True)
+                print(text.as_json_lines([record.to_dict()]), flush=True)
             advance(1)
     if form == "table":
         print("\n".join(_block(record) for record in records if not record.error))
     elif form == "json":
-        print(rows.as_json([record.to_dict() for record in records]))
+        print(text.as_json([record.to_dict() for record in records]))
     elif form == "csv":
-        print(rows.as_csv([line for record in records for line in _lines(record)]))
+        print(text.as_csv([line for record in records for line in _lines(record)]))
     failed = [record for record in records if record.error]
     for record in failed:
         note(f"{record.path}: {record.error}")
@@ -134,10 +135,10 @@ def predict(
 
 
 def _by_ray(source: "Source", output: Path, actors: int | None, on_error: str, **scoring: Any) -> None:
-    from resnet_infer.report.console import note
+    from resnet_infer.console import note
 
     try:
-        from resnet_infer.ray_predict import Scoring, predict_by_ray
+        from resnet_infer.evaluation.predict_on_ray import Scoring, predict_by_ray
     except ImportError as error:
         raise UsageError(f"--engine ray needs Ray ({error}): pip install 'resnet-infer[ray]'") from error
     written = predict_by_ray(source, Scoring(**scoring), output, actors=actors)
@@ -150,12 +151,12 @@ def _by_ray(source: "Source", output: Path, actors: int | None, on_error: str, *
         note(unread)
 
 
-def _block(record: rows.Prediction) -> str:
+def _block(record: Prediction) -> str:
     lines = [f"  {100 * p['prob']:6.2f} %  {p['label'] or 'class ' + str(p['index'])}" for p in record.predictions]
     return "\n".join([record.path, *lines])
 
 
-def _lines(record: rows.Prediction) -> list[dict[str, Any]]:
+def _lines(record: Prediction) -> list[dict[str, Any]]:
     base = {"path": record.path, "model": record.model, "protocol": record.protocol, "backend": record.backend}
     if record.error:
         return [base | {"rank": "", "index": "", "label": "", "prob": "", "error": record.error}]

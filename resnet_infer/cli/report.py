@@ -7,7 +7,7 @@ import typer
 
 from resnet_infer.cli import options
 from resnet_infer.errors import UsageError
-from resnet_infer.report import rows
+from resnet_infer.report import text
 
 
 def report(
@@ -23,10 +23,10 @@ def report(
     verbose: options.Verbose = False,
 ) -> None:
     """Show what a benchmark measured; several results are compared with the first, row by row."""
-    from resnet_infer.report.measurements import load_run
-    from resnet_infer.report.page import check_page, write_page
+    from resnet_infer.bench.rows import load_run
+    from resnet_infer.report.html import check_page, write_page
 
-    form = rows.check_format(format_name)
+    form = text.check_format(format_name)
     if page:
         check_page(page)
     files = [_file(path) for path in results]
@@ -35,29 +35,29 @@ def report(
     runs = [load_run(path) for path in files]
     names = _names(files)
     if len(runs) == 1:
-        from resnet_infer.report.benchmark_files import printed
-        from resnet_infer.report.benchmark_page import benchmark_page
+        from resnet_infer.report.benchmark.files import printed
+        from resnet_infer.report.benchmark.page import benchmark_page
 
         if page:
             write_page(page, benchmark_page(runs[0]))
         print(printed(runs[0], form))
         return
 
-    from resnet_infer.report import comparison_table
-    from resnet_infer.report.comparison_page import comparison_page
-    from resnet_infer.report.run_comparison import compare_runs
+    from resnet_infer.report.benchmark import diff_table
+    from resnet_infer.report.benchmark.diff import compare_runs
+    from resnet_infer.report.benchmark.diff_page import comparison_page
 
     first, *others = runs
     comparisons = [compare_runs(first, name, run) for name, run in zip(names[1:], others, strict=True)]
     if page:
         write_page(page, comparison_page(names[0], first, comparisons))
-    records = comparison_table.records(comparisons)
+    records = diff_table.records(comparisons)
     if form == "table":
-        print(comparison_table.comparison_table(names[0], first, comparisons))
+        print(diff_table.comparison_table(names[0], first, comparisons))
     elif form == "json":
-        print(rows.as_json({"first": names[0], "rows": records}))
+        print(text.as_json({"first": names[0], "rows": records}))
     else:
-        print(rows.as_json_lines(records) if form == "jsonl" else rows.as_csv(records))
+        print(text.as_json_lines(records) if form == "jsonl" else text.as_csv(records))
 
 
 def _file(path: Path) -> Path:

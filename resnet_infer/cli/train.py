@@ -14,7 +14,7 @@ from resnet_infer.errors import UsageError
 from resnet_infer.train.recipe import FIELDS, Recipe, read_toml
 
 if TYPE_CHECKING:
-    from resnet_infer.data.sources import Source
+    from resnet_infer.data.source import Source
     from resnet_infer.train.loop import Result
 
 DEFAULT_RECIPE = "cifar10"
@@ -75,9 +75,9 @@ def train(
     values = {name: value for name, value in given.items() if value is not None}
     if "drops" in values:
         values["drops"] = _numbers(values["drops"])
-    from resnet_infer.data.readable import readable
-    from resnet_infer.data.sources import open_inputs, open_source
-    from resnet_infer.train.curves import PAGE, write_curves
+    from resnet_infer.data.open import open_inputs, open_source
+    from resnet_infer.pipeline.readable import readable
+    from resnet_infer.report.training import PAGE, write_curves
     from resnet_infer.train.job import new_job, resumed_job
     from resnet_infer.train.loop import train as run
 
@@ -132,8 +132,8 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def _own_test_part(data: list[str]) -> "Source | None":
     """The test images that come with a cifar-10-batches-py folder."""
-    from resnet_infer.data.cifar10 import Cifar10
-    from resnet_infer.data.sources import open_source
+    from resnet_infer.data.formats.cifar10 import Cifar10
+    from resnet_infer.data.open import open_source
 
     return open_source(data[0], "test") if len(data) == 1 and Cifar10.fits(Path(data[0])) else None
 

@@ -4,12 +4,12 @@ from array import array
 from collections import Counter
 from collections.abc import Sequence
 
+from resnet_infer.console import note
 from resnet_infer.data.imagenet import image_number
 from resnet_infer.data.samples import labels_of as labels_in
-from resnet_infer.data.sources import Source
+from resnet_infer.data.source import Source
 from resnet_infer.errors import DataError
-from resnet_infer.labels import Labels, imagenet1k, index_by_order
-from resnet_infer.report.console import note
+from resnet_infer.spec.labels import Labels, imagenet1k, index_by_order
 
 LABELLED = (
     "a folder per class, a .zip or .tar of one, a `path<TAB>label` list, shards with .cls, "

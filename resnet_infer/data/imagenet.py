@@ -14,9 +14,9 @@ from typing import Any
 
 from resnet_infer.data.samples import Labels as Column
 from resnet_infer.data.samples import Lazy, Sample
-from resnet_infer.data.sources import Pixels, Source
+from resnet_infer.data.source import Pixels, Source
 from resnet_infer.errors import DataError, UsageError
-from resnet_infer.labels import Labels, imagenet1k
+from resnet_infer.spec.labels import Labels, imagenet1k
 
 VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})(?=[._]|$)", re.IGNORECASE)
 SYNSET = re.compile(r"n\d{8}")

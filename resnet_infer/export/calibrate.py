@@ -22,17 +22,17 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
 from onnxruntime.quantization.calibrate import create_calibrator
 
-from resnet_infer.agreement import agreement, errors, probabilities, truth_of
 from resnet_infer.backends.base import Normalize
 from resnet_infer.backends.load import Model
 from resnet_infer.backends.ort import OrtBackend
-from resnet_infer.data.loader import Crew, load
-from resnet_infer.data.sources import Source
+from resnet_infer.data.source import Source
 from resnet_infer.errors import DataError, GateError, UsageError
+from resnet_infer.evaluation.agreement import agreement, errors, probabilities, truth_of
 from resnet_infer.export.quantize import CALIBRATED_OPERATORS, Arrangement, quantized_graph, saturates_int8
-from resnet_infer.manifest import Manifest
-from resnet_infer.precisions import FloatLayer
-from resnet_infer.protocols import Protocol, protocol_for
+from resnet_infer.pipeline.loader import Crew, load
+from resnet_infer.spec.manifest import Manifest
+from resnet_infer.spec.precisions import FloatLayer
+from resnet_infer.spec.protocols import Protocol, protocol_for
 
 Method = Literal["minmax", "entropy", "percentile"]
 METHODS: tuple[Method, ...] = get_args(Method)

@@ -13,11 +13,11 @@ from typing import Any
 import onnx
 
 from resnet_infer.backends.tensorrt_api import make_log, read_network
-from resnet_infer.engines import Capability, Flavour
 from resnet_infer.errors import BackendError, UsageError
-from resnet_infer.model.checkpoints import replacing
-from resnet_infer.precisions import Layer
-from resnet_infer.shapes import ShapeRange
+from resnet_infer.files import replacing
+from resnet_infer.spec.engine_manifest import Capability, Flavour
+from resnet_infer.spec.precisions import Layer
+from resnet_infer.spec.shapes import ShapeRange
 
 COMPATIBILITY = {"none": "NONE", "ampere-plus": "AMPERE_PLUS", "same-compute-capability": "SAME_COMPUTE_CAPABILITY"}
 

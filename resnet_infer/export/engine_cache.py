@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from resnet_infer.backends.engine_file import read_engine, write_engine
-from resnet_infer.engines import EngineRecord
+from resnet_infer.console import note
 from resnet_infer.errors import ArtifactError
-from resnet_infer.registry import cache_folder
-from resnet_infer.report.console import note
+from resnet_infer.files import cache_folder
+from resnet_infer.spec.engine_manifest import EngineRecord
 
 
 def default_folder() -> Path:

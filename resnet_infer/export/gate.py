@@ -1,17 +1,16 @@
 """The accuracy gate: an export is promoted only if it classifies as its reference does, on images the user chose."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resnet_infer.agreement import Agreement, compare
 from resnet_infer.backends.load import Model
-from resnet_infer.data.sources import Source
+from resnet_infer.data.source import Source
 from resnet_infer.errors import GateError, UsageError
-from resnet_infer.protocols import Protocol
-from resnet_infer.report.rows import as_table
+from resnet_infer.evaluation.agreement import Agreement, compare
+from resnet_infer.spec.protocols import Protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,28 +82,6 @@ def run_gate(
     beside.parent.mkdir(parents=True, exist_ok=True)
     beside.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
     raise GateError(f"{target}: not written: {'; '.join(failures)}. The report is in {beside}")
-
-
-def describe_gate(report: Mapping[str, Any]) -> str:
-    """The report of a gate as a small table."""
-    errors = report["reference_errors"]
-    lines = [
-        ["best class agrees", f"{100 * report['top1_agreement']:.2f} %", f">= {100 * report['min_agreement']:.2f} %"],
-        ["best five in common", f"{100 * report['top5_overlap']:.2f} %", ""],
-        ["cosine of logits", f"{report['logit_cosine']:.6f}", ""],
-        ["KL divergence", f"{report['kl_divergence']:.2e}", ""],
-        [
-            "difference of a logit",
-            f"max {report['max_diff']:.3g}, p99 {report['p99_diff']:.3g}, mean {report['mean_diff']:.3g}",
-            "",
-        ],
-    ]
-    if errors is not None:
-        change = f"{errors} -> {report['candidate_errors']} ({report['top1_drop']:+.2f} points)"
-        lines.append(["top-1 errors", change, f"<= +{report['max_top1_drop']:.2f} points"])
-    head = f"gate on {report['data']}, {report['images']} images, {report['protocol']}"
-    sides = f"reference: {report['reference']}\ncandidate: {report['candidate']}"
-    return f"{head}\n{sides}\n{as_table(['measure', 'value', 'needed'], lines)}"
 
 
 def _ran(model: Model) -> str:

@@ -20,9 +20,9 @@ from resnet_infer.model.checkpoints import Checkpoint
 from resnet_infer.model.fold import fold_batch_norm
 from resnet_infer.model.heads import with_head
 from resnet_infer.model.resnet import build
-from resnet_infer.precisions import Precision
-from resnet_infer.preprocessing import InputFormat, Preprocessing
-from resnet_infer.specs import Head
+from resnet_infer.spec.architectures import Head
+from resnet_infer.spec.precisions import Precision
+from resnet_infer.spec.preprocessing import InputFormat, Preprocessing
 
 DTYPES: Mapping[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 OPSETS: Mapping[Precision, int] = {"fp32": 18, "fp16": 18, "bf16": 22}

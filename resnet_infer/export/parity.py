@@ -14,18 +14,19 @@ import onnx
 import torch
 from torch import Tensor
 
+from resnet_infer.backends.devices import torch_device
 from resnet_infer.backends.ort import OrtBackend
-from resnet_infer.backends.pytorch import TorchBackend, torch_device
-from resnet_infer.data.decode import decode
-from resnet_infer.data.render import render
-from resnet_infer.data.sources import Source
+from resnet_infer.backends.pytorch import TorchBackend
+from resnet_infer.data.source import Source
 from resnet_infer.errors import DataError
 from resnet_infer.export.graphs import emulated_bf16
-from resnet_infer.manifest import Manifest
 from resnet_infer.model.checkpoints import Checkpoint
-from resnet_infer.precisions import Precision
-from resnet_infer.protocols import Size, Tile
-from resnet_infer.specs import ModelSpec
+from resnet_infer.pipeline.decode import decode
+from resnet_infer.pipeline.render import render
+from resnet_infer.spec.architectures import ModelSpec
+from resnet_infer.spec.manifest import Manifest
+from resnet_infer.spec.precisions import Precision
+from resnet_infer.spec.protocols import Size, Tile
 
 TOLERANCE: Mapping[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1.5e-1, "int8": 1.0, "fp8": 1.0}
 """Largest difference of a logit over the largest logit. fp32 differs by the order of sums, fp16 by its 11 bits, bf16 by

@@ -25,7 +25,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-from resnet_infer.precisions import FloatLayer, Precision
+from resnet_infer.spec.precisions import FloatLayer, Precision
 
 Arrangement = Literal["onnxruntime", "tensorrt"]
 QUANTIZED_OPERATORS = ["Conv", "Gemm", "MatMul", "Add", "MaxPool", "Pad"]

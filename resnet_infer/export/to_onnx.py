@@ -14,22 +14,23 @@ from typing import get_args
 import onnx
 
 from resnet_infer import __version__
-from resnet_infer import manifest as manifests
 from resnet_infer.backends.load import Model
 from resnet_infer.backends.onnx_layers import read_layers
 from resnet_infer.backends.pytorch import TorchBackend
-from resnet_infer.data.sources import Source
+from resnet_infer.data.source import Source
 from resnet_infer.errors import GateError, UsageError
 from resnet_infer.export.calibrate import Quantization, quantize
 from resnet_infer.export.gate import Gate, run_gate
 from resnet_infer.export.graphs import float_graph, with_preprocessing
 from resnet_infer.export.parity import checking_backend, compare
-from resnet_infer.manifest import Manifest
-from resnet_infer.model.checkpoints import Checkpoint, replacing
+from resnet_infer.files import replacing
+from resnet_infer.model.checkpoints import Checkpoint
 from resnet_infer.model.resnet import INPUT_OFFSET
-from resnet_infer.precisions import QUANTIZED, Precision, check_claim
-from resnet_infer.preprocessing import InputFormat
-from resnet_infer.specs import Head
+from resnet_infer.spec import manifest as manifests
+from resnet_infer.spec.architectures import Head
+from resnet_infer.spec.manifest import Manifest
+from resnet_infer.spec.precisions import QUANTIZED, Precision, check_claim
+from resnet_infer.spec.preprocessing import InputFormat
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "fp8")
 TOOLS = ("torch", "onnx", "onnxscript")

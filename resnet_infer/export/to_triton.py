@@ -14,10 +14,10 @@ from pathlib import Path
 
 from resnet_infer.backends.engine_file import read_engine
 from resnet_infer.backends.onnx_file import load_graph, stored_manifest
-from resnet_infer.engines import record_path
 from resnet_infer.errors import ArtifactError, UsageError
-from resnet_infer.manifest import Manifest
-from resnet_infer.shapes import BatchRange, ShapeRange
+from resnet_infer.spec.engine_manifest import record_path
+from resnet_infer.spec.manifest import Manifest
+from resnet_infer.spec.shapes import BatchRange, ShapeRange
 
 QUEUE_DELAY_US = 100
 """How long a request may wait for others to share its batch: less than a batch takes."""

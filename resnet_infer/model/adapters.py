@@ -13,7 +13,7 @@ from torch import Tensor
 
 from resnet_infer.errors import CheckpointError, UsageError
 from resnet_infer.model.resnet import INPUT_OFFSET
-from resnet_infer.specs import Block, ModelSpec, Shortcut, Stem, canonical
+from resnet_infer.spec.architectures import Block, ModelSpec, Shortcut, Stem, canonical
 
 StateDict = dict[str, Tensor]
 

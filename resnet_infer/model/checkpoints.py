@@ -1,12 +1,9 @@
 """Checkpoints: weights with their architecture, preprocessing, labels and origin, loaded without running code."""
 
 import argparse
-import contextlib
 import itertools
-import os
 import pickle
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,16 +12,17 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from resnet_infer import manifest as manifests
+from resnet_infer.console import note
 from resnet_infer.errors import CheckpointError, UsageError
-from resnet_infer.labels import Labels, default_labels, imagenet1k
-from resnet_infer.manifest import Manifest
+from resnet_infer.files import replacing, sha256_of
 from resnet_infer.model.adapters import StateDict, conform, read_architecture, unwrap
-from resnet_infer.model.download import sha256_of, weights_file
-from resnet_infer.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, Triple
-from resnet_infer.registry import bundled_folders, published
-from resnet_infer.report.console import note
-from resnet_infer.specs import ModelSpec, spec_from_name
+from resnet_infer.model.download import weights_file
+from resnet_infer.spec import manifest as manifests
+from resnet_infer.spec.architectures import ModelSpec, spec_from_name
+from resnet_infer.spec.labels import Labels, default_labels, imagenet1k
+from resnet_infer.spec.manifest import Manifest
+from resnet_infer.spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, Triple
+from resnet_infer.spec.registry import bundled_folders, published
 
 PICKLED = (".pth", ".pt", ".th")
 SUFFIXES = (".safetensors", *PICKLED)
@@ -106,29 +104,6 @@ def save_checkpoint(path: Path, state_dict: Mapping[str, Tensor], manifest: Mani
     tensors = {k: v.detach().cpu().contiguous() for k, v in state_dict.items()}
     with replacing(path) as partial:
         safetensors.torch.save_file(tensors, partial, metadata={manifests.KEY: manifest.to_json()})
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place if the body succeeds, and vanishes otherwise."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written ({error.strerror or error})") from error
-    os.close(handle)
-    partial = Path(name)
-    try:
-        yield partial
-        umask = os.umask(0)
-        os.umask(umask)
-        partial.chmod(0o666 & ~umask)  # mkstemp's 0600 would surprise whoever shares the file
-        try:
-            partial.replace(path)
-        except OSError as error:
-            raise UsageError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _from_file(path: Path, overrides: Overrides) -> Checkpoint:

@@ -10,9 +10,10 @@ import urllib.request
 from pathlib import Path
 from typing import IO
 
+from resnet_infer.console import progress
 from resnet_infer.errors import DownloadError, UsageError
-from resnet_infer.registry import Published, bundled_folders, cache_folder
-from resnet_infer.report.console import progress
+from resnet_infer.files import cache_folder, sha256_of
+from resnet_infer.spec.registry import Published, bundled_folders
 
 CHUNK_BYTES = 2**20
 TIMEOUT_S = 30
@@ -33,12 +34,6 @@ def weights_file(published: Published) -> Path:
             return path
     _download(published, target)
     return target
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class HttpsOnly(urllib.request.HTTPRedirectHandler):

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnet_infer.specs import Head, ModelSpec
+from resnet_infer.spec.architectures import Head, ModelSpec
 
 
 class Trunk(Protocol):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnet_infer.errors import UsageError
-from resnet_infer.specs import ModelSpec
+from resnet_infer.spec.architectures import ModelSpec
 
 INPUT_OFFSET = "input_offset"
 

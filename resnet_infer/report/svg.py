@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from resnet_infer.report.page import Html, join
+from resnet_infer.report.html import Html, join
 
 WIDTH, HEIGHT = 372, 264
 """Of a chart, in its own units: small enough to be read on a telephone, where it is shown at about this size."""

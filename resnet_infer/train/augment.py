@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
-from resnet_infer.protocols import shorter_side_to
+from resnet_infer.spec.protocols import shorter_side_to
 from resnet_infer.train.recipe import Recipe
 
 EIGENVALUES = (0.2175, 0.0188, 0.0045)

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from resnet_infer.data.allocator import keep_freed_memory
-from resnet_infer.data.decode import decode
-from resnet_infer.data.loader import auto_workers, load
-from resnet_infer.data.sources import Source
-from resnet_infer.data.worker import frozen
+from resnet_infer.allocator import keep_freed_memory
+from resnet_infer.console import note
+from resnet_infer.data.source import Source
 from resnet_infer.errors import DataError
-from resnet_infer.protocols import single_crop
-from resnet_infer.report.console import note
+from resnet_infer.pipeline.decode import decode
+from resnet_infer.pipeline.loader import auto_workers, load
+from resnet_infer.pipeline.worker import frozen
+from resnet_infer.spec.protocols import single_crop
 from resnet_infer.train.augment import augment_batch, augment_image
 from resnet_infer.train.recipe import Recipe
 from resnet_infer.train.stream import Stream

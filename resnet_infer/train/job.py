@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from resnet_infer.backends.pytorch import torch_device
+from resnet_infer.backends.devices import torch_device
 from resnet_infer.data.classes import class_indices, labels_of
-from resnet_infer.data.sources import Source, Subset
+from resnet_infer.data.source import Source, Subset
 from resnet_infer.errors import UsageError
-from resnet_infer.labels import Labels
-from resnet_infer.specs import ModelSpec, spec_from_name
-from resnet_infer.train import saved
+from resnet_infer.spec.architectures import ModelSpec, spec_from_name
+from resnet_infer.spec.labels import Labels
+from resnet_infer.train import state as saved
 from resnet_infer.train.images import Images, InMemory, Streamed, read_into_memory
 from resnet_infer.train.recipe import Recipe, recipe_for
 from resnet_infer.train.step import resolved_precision

@@ -15,23 +15,24 @@ import torch
 from torch import Tensor, nn
 
 from resnet_infer.backends.base import Normalize
-from resnet_infer.data.kept import Kept
-from resnet_infer.data.loader import Crew
+from resnet_infer.console import note
+from resnet_infer.distributed.group import Processes, gone, is_of_an_exchange, processes
+from resnet_infer.distributed.heartbeat import RollCall
 from resnet_infer.errors import DataError, ProcessError, ResnetInferError, Stopped, TrainingError
+from resnet_infer.evaluation.rows import EvalRow
 from resnet_infer.model.checkpoints import save_checkpoint
 from resnet_infer.model.resnet import ResNet
-from resnet_infer.processes import Processes, gone, is_of_an_exchange, processes
-from resnet_infer.report.console import note
-from resnet_infer.report.rows import EvalRow
-from resnet_infer.roll_call import RollCall
-from resnet_infer.train import network, saved
+from resnet_infer.pipeline.loader import Crew
+from resnet_infer.train import network
+from resnet_infer.train import state as saved
 from resnet_infer.train.display import Display
-from resnet_infer.train.distributed import synchronised
 from resnet_infer.train.interrupt import Asked, interruptible
 from resnet_infer.train.job import Job, training_images
-from resnet_infer.train.metrics import Metrics
+from resnet_infer.train.kept import Kept
+from resnet_infer.train.log import Metrics
 from resnet_infer.train.schedule import Schedule
 from resnet_infer.train.step import CapturedStep, EagerStep, Step, momentum_of, restore_momentum, sgd
+from resnet_infer.train.sync_batch_norm import synchronised
 
 AGREE_EVERY = 10
 """Iterations after which several processes ask each other whether one was told to stop."""

@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from resnet_infer import __version__
 from resnet_infer.backends.load import Model
 from resnet_infer.backends.pytorch import TorchBackend
-from resnet_infer.data.loader import Crew
-from resnet_infer.evaluate import evaluate
-from resnet_infer.labels import Labels
-from resnet_infer.manifest import Manifest
+from resnet_infer.evaluation.evaluate import evaluate
+from resnet_infer.evaluation.rows import EvalRow
 from resnet_infer.model.checkpoints import Checkpoint
 from resnet_infer.model.resnet import ResNet
-from resnet_infer.preprocessing import Preprocessing, Triple
-from resnet_infer.protocols import protocol_for
-from resnet_infer.report.rows import EvalRow
-from resnet_infer.specs import ModelSpec
+from resnet_infer.pipeline.loader import Crew
+from resnet_infer.spec.architectures import ModelSpec
+from resnet_infer.spec.labels import Labels
+from resnet_infer.spec.manifest import Manifest
+from resnet_infer.spec.preprocessing import Preprocessing, Triple
+from resnet_infer.spec.protocols import protocol_for
 from resnet_infer.train.recipe import Recipe
 from resnet_infer.train.stream import WEIGHTS, generator
 

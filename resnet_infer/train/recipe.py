@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
 from resnet_infer.errors import UnknownNameError, UsageError
-from resnet_infer.specs import ModelSpec
+from resnet_infer.spec.architectures import ModelSpec
 
 ScheduleName = Literal["steps", "plateau", "one-cycle"]
 Decay = Literal["all", "weights"]

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from resnet_infer.backends.engine_file import read_engine, read_record, write_engine
-from resnet_infer.engines import EngineRecord, Host, check_host, record_path
 from resnet_infer.errors import ArtifactError, ResnetInferError, UsageError
-from resnet_infer.labels import CIFAR10_NAMES, Labels
-from resnet_infer.manifest import Manifest
-from resnet_infer.preprocessing import Preprocessing
-from resnet_infer.shapes import ShapeRange
-from resnet_infer.specs import spec_from_name
+from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.engine_manifest import EngineRecord, Host, check_host, record_path
+from resnet_infer.spec.labels import CIFAR10_NAMES, Labels
+from resnet_infer.spec.manifest import Manifest
+from resnet_infer.spec.preprocessing import Preprocessing
+from resnet_infer.spec.shapes import ShapeRange
 
 PLAN = b"ftrt" + bytes(range(256)) * 40  # TensorRT's own magic, then anything
 SMALL = 2**16

@@ -11,12 +11,12 @@ import torch
 from resnet_infer.backends import fused
 from resnet_infer.backends.base import Normalize
 from resnet_infer.backends.pytorch import TorchBackend
-from resnet_infer.bench.subjects import random_checkpoint
+from resnet_infer.bench.opener import random_checkpoint
 from resnet_infer.errors import UsageError
 from resnet_infer.model.fold import fold_batch_norm
 from resnet_infer.model.heads import with_head
 from resnet_infer.model.resnet import build
-from resnet_infer.specs import Head, spec_from_name
+from resnet_infer.spec.architectures import Head, spec_from_name
 
 NAMES = ("resnet18.random", "resnet50.random", "resnet50-v1.random", "plain18.random", "resnet20.random")
 """Both blocks, both strides, all shortcuts, none, both stems."""

@@ -13,9 +13,9 @@ from resnet_infer.backends.load import open_model
 from resnet_infer.backends.ort import MAX_SIZES, RUNS_BEFORE
 from resnet_infer.errors import ArtifactError, BackendError, OutOfMemory, ResnetInferError, UsageError
 from resnet_infer.export.to_onnx import export_onnx
-from resnet_infer.labels import Labels
 from resnet_infer.model.checkpoints import Overrides, load_checkpoint
-from resnet_infer.shapes import range_for
+from resnet_infer.spec.labels import Labels
+from resnet_infer.spec.shapes import range_for
 
 FLAGS = Overrides(arch="resnet20", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 

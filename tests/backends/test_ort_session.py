@@ -17,12 +17,12 @@ from resnet_infer.backends.load import open_model
 from resnet_infer.backends.ort_session import load_libraries, open_session, provider_settings, ran_out_of_memory
 from resnet_infer.errors import BackendError, UsageError
 from resnet_infer.export.to_onnx import export_onnx
-from resnet_infer.manifest import Manifest
 from resnet_infer.model.checkpoints import Checkpoint
 from resnet_infer.model.resnet import ResNet
-from resnet_infer.precisions import Precision
-from resnet_infer.preprocessing import Preprocessing
-from resnet_infer.shapes import ShapeRange
+from resnet_infer.spec.manifest import Manifest
+from resnet_infer.spec.precisions import Precision
+from resnet_infer.spec.preprocessing import Preprocessing
+from resnet_infer.spec.shapes import ShapeRange
 
 CUDA = torch.device("cuda", 1)
 PROFILES = (

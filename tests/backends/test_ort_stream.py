@@ -15,9 +15,9 @@ from resnet_infer.backends.base import RunOptions
 from resnet_infer.backends.ort import MAX_GRAPHS, OrtBackend
 from resnet_infer.backends.ort_session import EXECUTION_PROVIDERS
 from resnet_infer.errors import OutOfMemory
-from resnet_infer.manifest import Manifest
-from resnet_infer.preprocessing import Preprocessing
-from resnet_infer.specs import spec_from_name
+from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.manifest import Manifest
+from resnet_infer.spec.preprocessing import Preprocessing
 
 MANIFEST = Manifest(spec=spec_from_name("resnet20", 3), preprocessing=Preprocessing(mean=(0.0,) * 3, std=(1.0,) * 3))
 WAYS = [

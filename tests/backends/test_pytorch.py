@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from resnet_infer.backends.base import Compile
-from resnet_infer.backends.pytorch import TorchBackend, torch_device
+from resnet_infer.backends.devices import torch_device
+from resnet_infer.backends.pytorch import TorchBackend
 from resnet_infer.errors import BackendError, OutOfMemory, UsageError
-from resnet_infer.manifest import Manifest
 from resnet_infer.model.checkpoints import Checkpoint
 from resnet_infer.model.resnet import build
-from resnet_infer.preprocessing import Preprocessing
-from resnet_infer.specs import Head, spec_from_name
+from resnet_infer.spec.architectures import Head, spec_from_name
+from resnet_infer.spec.manifest import Manifest
+from resnet_infer.spec.preprocessing import Preprocessing
 
 PREPROCESSING = Preprocessing(mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3), resize=32, crop=32)
 

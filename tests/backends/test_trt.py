@@ -11,17 +11,17 @@ from resnet_infer.backends.base import RunOptions
 from resnet_infer.backends.engine_file import read_engine, write_engine
 from resnet_infer.backends.load import open_model
 from resnet_infer.backends.tensorrt_api import find_flavour, this_host
-from resnet_infer.engines import EngineRecord, misfits, record_path
 from resnet_infer.errors import ArtifactError, BackendError, UsageError
 from resnet_infer.export.engine_builder import BuildOptions
 from resnet_infer.export.to_onnx import export_onnx
 from resnet_infer.export.to_tensorrt import build_engine
-from resnet_infer.manifest import Manifest
 from resnet_infer.model.checkpoints import Checkpoint, Overrides
 from resnet_infer.model.resnet import ResNet
-from resnet_infer.preprocessing import Preprocessing
-from resnet_infer.protocols import protocol_of_head
-from resnet_infer.shapes import BatchRange, profiles_for
+from resnet_infer.spec.engine_manifest import EngineRecord, misfits, record_path
+from resnet_infer.spec.manifest import Manifest
+from resnet_infer.spec.preprocessing import Preprocessing
+from resnet_infer.spec.protocols import protocol_of_head
+from resnet_infer.spec.shapes import BatchRange, profiles_for
 
 try:
     FLAVOUR = find_flavour()

@@ -14,12 +14,12 @@ from resnet_infer.backends import trt
 from resnet_infer.backends.tensorrt_api import find_flavour, load_flavour
 from resnet_infer.backends.trt import TensorRTBackend
 from resnet_infer.backends.trt_launch import MAX_GRAPHS
-from resnet_infer.engines import EngineRecord
 from resnet_infer.errors import BackendError, OutOfMemory
-from resnet_infer.manifest import Manifest
-from resnet_infer.preprocessing import Preprocessing
-from resnet_infer.shapes import ShapeRange
-from resnet_infer.specs import spec_from_name
+from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.engine_manifest import EngineRecord
+from resnet_infer.spec.manifest import Manifest
+from resnet_infer.spec.preprocessing import Preprocessing
+from resnet_infer.spec.shapes import ShapeRange
 
 PROFILE = ShapeRange(min=(1, 8, 8), opt=(4, 8, 8), max=(8, 64, 64))
 RECORD = EngineRecord(

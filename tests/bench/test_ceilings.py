@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from resnet_infer.bench import ceilings
-from resnet_infer.data import workers
+from resnet_infer.pipeline import workers
 
 SIDE = ceilings.SIDE["cpu"]
 

@@ -16,8 +16,8 @@ from resnet_infer.backends.load import Model
 from resnet_infer.bench.measure import Timing, measure_network, measure_path, works
 from resnet_infer.errors import BackendError, OutOfMemory
 from resnet_infer.model.resnet import ResNet
-from resnet_infer.protocols import Protocol, multi_scale, single_crop, ten_crop
-from resnet_infer.shapes import ANY, ShapeRange
+from resnet_infer.spec.protocols import Protocol, multi_scale, single_crop, ten_crop
+from resnet_infer.spec.shapes import ANY, ShapeRange
 
 NS_PER_PIXEL = 50.0
 

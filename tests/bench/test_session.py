@@ -15,14 +15,14 @@ import torch
 
 from resnet_infer.backends.load import Model
 from resnet_infer.bench import session
+from resnet_infer.bench.opener import Opener
+from resnet_infer.bench.rows import BenchRun, load_run
 from resnet_infer.bench.runner import ABOVE_ROOF, Runner
 from resnet_infer.bench.session import Request, run
-from resnet_infer.bench.subjects import Opener
 from resnet_infer.bench.sweep import Cell, Subject, Sweep
-from resnet_infer.data.packing import Offload
 from resnet_infer.errors import DataError, UsageError
-from resnet_infer.protocols import single_crop
-from resnet_infer.report.measurements import BenchRun, load_run
+from resnet_infer.pipeline.packing import Offload
+from resnet_infer.spec.protocols import single_crop
 
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
 SWEEP = Sweep(

@@ -17,8 +17,8 @@ from benchmarks.gpu.plan import FULL, TINY
 from benchmarks.gpu.results import Check, Results, StepRecord, best, open_results
 from benchmarks.gpu.steps import Step, run_step, run_steps
 from benchmarks.gpu.table import text
-from resnet_infer.data.decode import decode
-from resnet_infer.report.measurements import BenchRow, load_run
+from resnet_infer.bench.rows import BenchRow, load_run
+from resnet_infer.pipeline.decode import decode
 
 ROW = BenchRow(
     model="resnet50", backend="torch", precision="bf16", options="compile=default, render=device, workers=15",

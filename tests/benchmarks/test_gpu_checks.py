@@ -19,8 +19,8 @@ from benchmarks.gpu.plan import TINY
 from benchmarks.gpu.results import open_results
 from benchmarks.peers import runner
 from benchmarks.peers.sides import Claim, Contest, Side
-from resnet_infer.data.loader import load
-from resnet_infer.data.packing import Rendered
+from resnet_infer.pipeline.loader import load
+from resnet_infer.pipeline.packing import Rendered
 
 
 @pytest.fixture

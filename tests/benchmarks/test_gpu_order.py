@@ -15,8 +15,8 @@ from benchmarks.gpu.plan import FULL
 from benchmarks.gpu.results import open_results
 from benchmarks.gpu.steps import STEPS, run_steps
 from resnet_infer.bench.measure import works
-from resnet_infer.protocols import multi_scale
-from resnet_infer.report.measurements import BenchRow
+from resnet_infer.bench.rows import BenchRow
+from resnet_infer.spec.protocols import multi_scale
 
 FIRST = ["correctness", "machine", "levers"]
 SECOND = ["machine", "network", "protocols", "end_to_end"]

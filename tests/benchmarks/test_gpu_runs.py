@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from benchmarks.gpu import run
-from resnet_infer.report.measurements import BenchRun, load_run
+from resnet_infer.bench.rows import BenchRun, load_run
 
 FILES = {
     "benchmark.json", "checks.json", "contests.json", "log.txt", "gpu.csv", "profile.txt", "pytest.txt", "levers.json",

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks import host
-from resnet_infer.data import loader
+from resnet_infer.pipeline import loader
 
 
 @pytest.mark.parametrize("protocol", ["single-crop", "ten-crop", "multiscale"])

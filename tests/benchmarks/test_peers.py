@@ -13,7 +13,8 @@ from benchmarks.peers.agreement import agreement
 from benchmarks.peers.batch1_multiscale import FullyConvolutional
 from benchmarks.peers.runner import about
 from resnet_infer.backends.tensorrt_api import find_flavour
-from resnet_infer.data.sources import Memory, open_source
+from resnet_infer.data.open import open_source
+from resnet_infer.data.source import Memory
 from resnet_infer.errors import BackendError, DataError, UsageError
 from resnet_infer.model.resnet import build
 

@@ -16,12 +16,12 @@ from PIL import Image
 
 from resnet_infer.cli.app import main
 from resnet_infer.export.to_onnx import export_onnx
-from resnet_infer.labels import Labels
-from resnet_infer.manifest import Manifest
 from resnet_infer.model.checkpoints import load_checkpoint, save_checkpoint
 from resnet_infer.model.resnet import build
-from resnet_infer.preprocessing import Preprocessing
-from resnet_infer.specs import spec_from_name
+from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.labels import Labels
+from resnet_infer.spec.manifest import Manifest
+from resnet_infer.spec.preprocessing import Preprocessing
 
 NAMES = ("red", "green", "blue")
 

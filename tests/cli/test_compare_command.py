@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 
 from resnet_infer.export.to_onnx import export_onnx
-from resnet_infer.labels import Labels
-from resnet_infer.manifest import Manifest
 from resnet_infer.model.checkpoints import load_checkpoint, save_checkpoint
 from resnet_infer.model.resnet import ResNet
-from resnet_infer.preprocessing import Preprocessing
+from resnet_infer.spec.labels import Labels
+from resnet_infer.spec.manifest import Manifest
+from resnet_infer.spec.preprocessing import Preprocessing
 
 Command = Callable[..., Any]
 NAMES = ("ant", "bee", "cat")

@@ -10,13 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from resnet_infer.data.sources import open_source
-from resnet_infer.labels import Labels, imagenet1k
-from resnet_infer.manifest import Manifest
+from resnet_infer.data.open import open_source
 from resnet_infer.model.checkpoints import save_checkpoint
 from resnet_infer.model.resnet import ResNet, build
-from resnet_infer.preprocessing import Preprocessing
-from resnet_infer.specs import spec_from_name
+from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.labels import Labels, imagenet1k
+from resnet_infer.spec.manifest import Manifest
+from resnet_infer.spec.preprocessing import Preprocessing
 
 Command = Callable[..., Any]
 NAMES = ("ant & bee", "<b>", "cat")

@@ -14,11 +14,11 @@ import pytest
 from numpy.typing import NDArray
 
 from resnet_infer.cli.app import main
-from resnet_infer.labels import CIFAR10_NAMES, Labels
-from resnet_infer.manifest import Manifest
 from resnet_infer.model.checkpoints import save_checkpoint
 from resnet_infer.model.resnet import ResNet
-from resnet_infer.preprocessing import Preprocessing
+from resnet_infer.spec.labels import CIFAR10_NAMES, Labels
+from resnet_infer.spec.manifest import Manifest
+from resnet_infer.spec.preprocessing import Preprocessing
 
 
 class Result(NamedTuple):

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from resnet_infer.bench.rows import BenchRow, BenchRun
 from resnet_infer.cli.app import main
-from resnet_infer.report.measurements import BenchRow, BenchRun
 
 Answer = tuple[int, str, str]
 

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from resnet_infer.data.classes import class_indices
-from resnet_infer.data.sources import Memory, Source, open_source
+from resnet_infer.data.open import open_source
+from resnet_infer.data.source import Memory, Source
 from resnet_infer.errors import DataError
-from resnet_infer.labels import Labels
+from resnet_infer.spec.labels import Labels
 
 ANIMALS = Labels(names=("tench", "Great_white shark", "hen"), ids=("n01440764", "n01484850", "n01514859"))
 

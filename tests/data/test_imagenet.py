@@ -14,9 +14,10 @@ from torchvision.datasets import imagenet as torchvisions
 
 from resnet_infer.data.classes import class_indices
 from resnet_infer.data.imagenet import image_number, read_real_labels, read_synsets, real_sets, with_ground_truth
-from resnet_infer.data.sources import Source, open_source
+from resnet_infer.data.open import open_source
+from resnet_infer.data.source import Source
 from resnet_infer.errors import DataError, UsageError
-from resnet_infer.labels import Labels, imagenet1k
+from resnet_infer.spec.labels import Labels, imagenet1k
 
 IDS = imagenet1k().ids
 NAMES = Labels(names=tuple("abcde"), ids=IDS[:5])

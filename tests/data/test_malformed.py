@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from malformed import broken_images, damaged_archives, damaged_images, encoded, jpeg_claiming, png_claiming, zipped
 
-from resnet_infer.data.loader import load
-from resnet_infer.data.sources import Memory, open_source
+from resnet_infer.data.open import open_source
+from resnet_infer.data.source import Memory
 from resnet_infer.errors import DataError
-from resnet_infer.protocols import single_crop
+from resnet_infer.pipeline.loader import load
+from resnet_infer.spec.protocols import single_crop
 
 PROTOCOLS = (single_crop(8, 8),)
 LIMIT_S = 30.0

@@ -19,17 +19,19 @@ from resnet_infer.backends.load import Model, open_model
 from resnet_infer.backends.onnx_file import stored_manifest
 from resnet_infer.backends.onnx_layers import read_layers
 from resnet_infer.backends.pytorch import TorchBackend
-from resnet_infer.data.sources import Sample, Source, open_source
+from resnet_infer.data.open import open_source
+from resnet_infer.data.samples import Sample
+from resnet_infer.data.source import Source
 from resnet_infer.errors import DataError, GateError, UsageError
 from resnet_infer.export.calibrate import METHODS, Quantization, candidates, quantize
 from resnet_infer.export.graphs import float_graph
 from resnet_infer.export.quantize import saturates_int8
 from resnet_infer.export.to_onnx import export_onnx
-from resnet_infer.labels import Labels
-from resnet_infer.manifest import Manifest
 from resnet_infer.model.checkpoints import Checkpoint
 from resnet_infer.model.resnet import ResNet
-from resnet_infer.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from resnet_infer.spec.labels import Labels
+from resnet_infer.spec.manifest import Manifest
+from resnet_infer.spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 SIDE = 16
 LABELS = Labels(names=tuple("abcdefghij"))

@@ -13,20 +13,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from resnet_infer.agreement import Agreement
 from resnet_infer.backends.load import Model, open_model
 from resnet_infer.backends.onnx_file import stored_manifest
-from resnet_infer.data.sources import Source, open_source
+from resnet_infer.data.open import open_source
+from resnet_infer.data.source import Source
 from resnet_infer.errors import GateError, UsageError
-from resnet_infer.evaluate import evaluate
-from resnet_infer.export.gate import Gate, describe_gate, run_gate
+from resnet_infer.evaluation.agreement import Agreement
+from resnet_infer.evaluation.evaluate import evaluate
+from resnet_infer.export.gate import Gate, run_gate
 from resnet_infer.export.to_onnx import export_onnx
-from resnet_infer.labels import Labels
-from resnet_infer.manifest import Manifest
 from resnet_infer.model.checkpoints import Checkpoint
 from resnet_infer.model.resnet import ResNet
-from resnet_infer.preprocessing import Preprocessing
-from resnet_infer.protocols import single_crop
+from resnet_infer.report.export_text import describe_gate
+from resnet_infer.spec.labels import Labels
+from resnet_infer.spec.manifest import Manifest
+from resnet_infer.spec.preprocessing import Preprocessing
+from resnet_infer.spec.protocols import single_crop
 
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
 LABELS = Labels(names=tuple("abcdefghij"))

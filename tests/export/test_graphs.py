@@ -18,18 +18,18 @@ from resnet_infer.backends.onnx_file import stored_manifest
 from resnet_infer.backends.onnx_layers import read_layers
 from resnet_infer.backends.ort import OrtBackend
 from resnet_infer.backends.pytorch import TorchBackend
-from resnet_infer.data.sources import Memory
+from resnet_infer.data.source import Memory
 from resnet_infer.errors import ArtifactError, BackendError, UsageError
 from resnet_infer.export import to_onnx
 from resnet_infer.export.graphs import emulated_bf16, float_graph, with_preprocessing
-from resnet_infer.manifest import Manifest
 from resnet_infer.model.checkpoints import Checkpoint, Overrides
 from resnet_infer.model.fold import fold_batch_norm
 from resnet_infer.model.heads import with_head
 from resnet_infer.model.resnet import ResNet
-from resnet_infer.preprocessing import Preprocessing
-from resnet_infer.protocols import single_crop
-from resnet_infer.score import score
+from resnet_infer.pipeline.score import score
+from resnet_infer.spec.manifest import Manifest
+from resnet_infer.spec.preprocessing import Preprocessing
+from resnet_infer.spec.protocols import single_crop
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 Graphs = Callable[[str, str], onnx.ModelProto]

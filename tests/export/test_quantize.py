@@ -21,11 +21,11 @@ from resnet_infer.errors import GateError
 from resnet_infer.export.calibrate import Once
 from resnet_infer.export.graphs import float_graph
 from resnet_infer.export.quantize import CALIBRATED_OPERATORS, quantized_graph, saturates_int8
-from resnet_infer.manifest import Manifest
 from resnet_infer.model.checkpoints import Checkpoint
 from resnet_infer.model.resnet import ResNet
-from resnet_infer.precisions import check_claim
-from resnet_infer.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from resnet_infer.spec.manifest import Manifest
+from resnet_infer.spec.precisions import check_claim
+from resnet_infer.spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 SIDE = 16
 MADE = [("int8", "onnxruntime"), ("int8", "tensorrt"), ("fp8", "tensorrt")]

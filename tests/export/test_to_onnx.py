@@ -12,16 +12,16 @@ import torch
 from resnet_infer.backends.load import open_model
 from resnet_infer.backends.onnx_file import stored_manifest
 from resnet_infer.backends.onnx_layers import read_layers
-from resnet_infer.data.sources import open_source
+from resnet_infer.data.open import open_source
 from resnet_infer.errors import DataError, GateError, UsageError
 from resnet_infer.export.to_onnx import export_onnx
-from resnet_infer.labels import Labels
-from resnet_infer.manifest import Manifest
 from resnet_infer.model.checkpoints import Checkpoint, Overrides
 from resnet_infer.model.heads import with_head
 from resnet_infer.model.resnet import build
-from resnet_infer.preprocessing import Preprocessing
-from resnet_infer.specs import spec_from_name
+from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.labels import Labels
+from resnet_infer.spec.manifest import Manifest
+from resnet_infer.spec.preprocessing import Preprocessing
 
 LABELS = Labels(names=tuple("abcdefghij"))
 

@@ -16,13 +16,11 @@ import onnx
 import pytest
 from onnxruntime.quantization.calibrate import create_calibrator
 
-from resnet_infer import manifest as manifests
 from resnet_infer.backends.engine_file import read_engine
 from resnet_infer.backends.onnx_file import stored_manifest
 from resnet_infer.backends.onnx_layers import read_layers
 from resnet_infer.backends.tensorrt_api import load_flavour, make_log, read_network
-from resnet_infer.data.sources import open_source
-from resnet_infer.engines import EngineRecord, record_path
+from resnet_infer.data.open import open_source
 from resnet_infer.errors import ArtifactError, BackendError, GateError, UsageError
 from resnet_infer.export.calibrate import Once, Quantization
 from resnet_infer.export.engine_builder import BuildOptions
@@ -30,14 +28,16 @@ from resnet_infer.export.graphs import float_graph
 from resnet_infer.export.quantize import CALIBRATED_OPERATORS, quantized_graph
 from resnet_infer.export.to_onnx import export_onnx
 from resnet_infer.export.to_tensorrt import build_engine, graph_sha256
-from resnet_infer.manifest import Manifest
 from resnet_infer.model.checkpoints import Checkpoint
 from resnet_infer.model.resnet import ResNet
-from resnet_infer.precisions import QUANTIZED, Precision, summary
-from resnet_infer.preprocessing import Preprocessing
-from resnet_infer.protocols import PAPER_SCALES, protocol_of_head
-from resnet_infer.shapes import BatchRange, ShapeRange, profiles_for
-from resnet_infer.specs import Head, spec_from_name
+from resnet_infer.spec import manifest as manifests
+from resnet_infer.spec.architectures import Head, spec_from_name
+from resnet_infer.spec.engine_manifest import EngineRecord, record_path
+from resnet_infer.spec.manifest import Manifest
+from resnet_infer.spec.precisions import QUANTIZED, Precision, summary
+from resnet_infer.spec.preprocessing import Preprocessing
+from resnet_infer.spec.protocols import PAPER_SCALES, protocol_of_head
+from resnet_infer.spec.shapes import BatchRange, ShapeRange, profiles_for
 
 pytest.importorskip("tensorrt_rtx", reason="needs the extra tensorrt-rtx")
 

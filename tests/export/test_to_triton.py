@@ -11,7 +11,6 @@ import pytest
 import torch
 from google.protobuf import text_format
 
-from resnet_infer import manifest as manifests
 from resnet_infer.backends.engine_file import read_engine, write_engine
 from resnet_infer.backends.onnx_file import stored_manifest
 from resnet_infer.errors import ArtifactError, UsageError
@@ -19,14 +18,15 @@ from resnet_infer.export.engine_builder import BuildOptions
 from resnet_infer.export.to_onnx import export_onnx
 from resnet_infer.export.to_tensorrt import build_engine
 from resnet_infer.export.to_triton import export_triton
-from resnet_infer.labels import Labels
-from resnet_infer.manifest import Manifest
 from resnet_infer.model.checkpoints import Checkpoint
 from resnet_infer.model.resnet import build
-from resnet_infer.preprocessing import Preprocessing
-from resnet_infer.protocols import CIFAR_SCALES, multi_scale, single_crop
-from resnet_infer.shapes import BatchRange, profiles_for
-from resnet_infer.specs import spec_from_name
+from resnet_infer.spec import manifest as manifests
+from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.labels import Labels
+from resnet_infer.spec.manifest import Manifest
+from resnet_infer.spec.preprocessing import Preprocessing
+from resnet_infer.spec.protocols import CIFAR_SCALES, multi_scale, single_crop
+from resnet_infer.spec.shapes import BatchRange, profiles_for
 
 model_config_pb2 = pytest.importorskip("tritonclient.grpc", reason="needs tritonclient[grpc]").model_config_pb2
 np_to_triton_dtype = pytest.importorskip("tritonclient.utils").np_to_triton_dtype

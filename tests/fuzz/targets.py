@@ -15,14 +15,15 @@ import safetensors.torch
 import torch
 
 from resnet_infer.backends.onnx_file import load_graph
-from resnet_infer.data.decode import decode
-from resnet_infer.data.sources import Source, open_source
-from resnet_infer.engines import EngineRecord
+from resnet_infer.data.open import open_source
+from resnet_infer.data.source import Source
 from resnet_infer.errors import ArtifactError, CheckpointError, DataError, ImageError, UsageError
-from resnet_infer.labels import labels_from_file
-from resnet_infer.manifest import KEY, Manifest
 from resnet_infer.model.checkpoints import load_checkpoint
-from resnet_infer.specs import spec_from_name
+from resnet_infer.pipeline.decode import decode
+from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.engine_manifest import EngineRecord
+from resnet_infer.spec.labels import labels_from_file
+from resnet_infer.spec.manifest import KEY, Manifest
 from resnet_infer.train.recipe import read_toml
 
 MOST_READ = 8
@@ -154,7 +155,7 @@ def seeds() -> Mapping[str, list[bytes]]:
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
         tars.append(file.getvalue())
-    from resnet_infer.preprocessing import Preprocessing
+    from resnet_infer.spec.preprocessing import Preprocessing
 
     spec = spec_from_name("resnet20", classes=2)
     text = Manifest(spec=spec, preprocessing=Preprocessing(resize=32, crop=32)).to_json()

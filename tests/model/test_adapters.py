@@ -15,8 +15,8 @@ from resnet_infer.errors import CheckpointError
 from resnet_infer.model.adapters import conform, expected_shapes, read_architecture, unwrap
 from resnet_infer.model.checkpoints import Overrides, load_checkpoint
 from resnet_infer.model.resnet import ResNet, build
-from resnet_infer.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from resnet_infer.specs import architecture_names, spec_from_name
+from resnet_infer.spec.architectures import architecture_names, spec_from_name
+from resnet_infer.spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 StateDict = dict[str, Tensor]
 

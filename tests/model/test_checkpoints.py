@@ -17,19 +17,19 @@ import torchvision
 from torch import Tensor
 
 from resnet_infer.errors import ArtifactError, CheckpointError, ResnetInferError, UnknownNameError, UsageError
-from resnet_infer.labels import CIFAR10_NAMES, Labels, imagenet1k
-from resnet_infer.manifest import Manifest
+from resnet_infer.files import replacing
 from resnet_infer.model.checkpoints import (
     Overrides,
     is_checkpoint_file,
     load_checkpoint,
     native_preprocessing,
-    replacing,
     save_checkpoint,
 )
 from resnet_infer.model.resnet import ResNet, build
-from resnet_infer.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from resnet_infer.specs import spec_from_name
+from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.labels import CIFAR10_NAMES, Labels, imagenet1k
+from resnet_infer.spec.manifest import Manifest
+from resnet_infer.spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 StateDict = dict[str, Tensor]
 

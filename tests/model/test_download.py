@@ -13,12 +13,13 @@ import torch
 import torchvision
 
 from resnet_infer.errors import DownloadError, UsageError
-from resnet_infer.labels import imagenet1k
+from resnet_infer.files import sha256_of
 from resnet_infer.model.checkpoints import Overrides, load_checkpoint
-from resnet_infer.model.download import MIRROR, HttpsOnly, sha256_of, weights_file
-from resnet_infer.preprocessing import Preprocessing
-from resnet_infer.registry import PUBLISHED, Published
-from resnet_infer.specs import spec_from_name
+from resnet_infer.model.download import MIRROR, HttpsOnly, weights_file
+from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.labels import imagenet1k
+from resnet_infer.spec.preprocessing import Preprocessing
+from resnet_infer.spec.registry import PUBLISHED, Published
 
 CONTENT = bytes(range(256)) * 5000  # more than one chunk
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

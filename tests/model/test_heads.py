@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from resnet_infer.batching import reduce_map
 from resnet_infer.model.heads import with_head
 from resnet_infer.model.resnet import ResNet
+from resnet_infer.pipeline.batching import reduce_map
 
 # One network per stem: (sides at which the map is one window, a larger size, its map, its windows).
 STEMS = {

@@ -28,15 +28,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from resnet_infer import recorder
 from resnet_infer.backends.load import Model, open_model
-from resnet_infer.data.sources import Source, open_source
+from resnet_infer.data.open import open_source
+from resnet_infer.data.source import Source
 from resnet_infer.errors import DataError
-from resnet_infer.evaluate import evaluate
-from resnet_infer.prediction_files import format_of
-from resnet_infer.predictions import Record, read_predictions
-from resnet_infer.protocols import Protocol, single_crop, ten_crop
-from resnet_infer.recorder import Recording
+from resnet_infer.evaluation.evaluate import evaluate
+from resnet_infer.predictions import recorder
+from resnet_infer.predictions.files import format_of, read_predictions
+from resnet_infer.predictions.recorder import Recording
+from resnet_infer.predictions.records import Record
+from resnet_infer.spec.protocols import Protocol, single_crop, ten_crop
 
 MODEL = "resnet20.cifar10"
 CROPS = {"single-crop": single_crop(32, 32), "ten-crop": ten_crop(36, 32)}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from resnet_infer.train.saved import load_state, save_state
+from resnet_infer.train.state import load_state, save_state
 
 Run = Callable[..., Any]
 QUICK = ("--arch", "resnet20", "--batch", 8, "--workers", 0, "--device", "cpu", "--iterations", 6)

@@ -14,9 +14,9 @@ import torch
 import torch.multiprocessing as mp
 from torch.distributed import TCPStore
 
-from resnet_infer.data.sources import open_source
+from resnet_infer.data.open import open_source
+from resnet_infer.distributed.group import processes
 from resnet_infer.errors import ProcessError
-from resnet_infer.processes import processes
 from resnet_infer.train import loop, network
 from resnet_infer.train.job import new_job
 from resnet_infer.train.step import EagerStep

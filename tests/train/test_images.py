@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from resnet_infer.data.classes import labels_of
-from resnet_infer.data.decode import decode
-from resnet_infer.data.kept import Kept
-from resnet_infer.data.sources import open_source
+from resnet_infer.data.open import open_source
 from resnet_infer.errors import DataError
+from resnet_infer.pipeline.decode import decode
 from resnet_infer.train.images import InMemory, Streamed, read_into_memory
+from resnet_infer.train.kept import Kept
 from resnet_infer.train.recipe import RECIPES
-from resnet_infer.train.saved import fingerprint
+from resnet_infer.train.state import fingerprint
 from resnet_infer.train.stream import Stream
 
 CIFAR10 = RECIPES["cifar10"]

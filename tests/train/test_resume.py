@@ -18,7 +18,7 @@ import torch
 from resnet_infer.errors import CheckpointError
 from resnet_infer.model.checkpoints import load_checkpoint
 from resnet_infer.train import network
-from resnet_infer.train.saved import load_state
+from resnet_infer.train.state import load_state
 
 ITERATIONS = 40
 FLAGS = ("--arch", "resnet20", "--batch", 8, "--iterations", ITERATIONS, "--log-every", 7, "--save-every", 5)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from resnet_infer.model.checkpoints import load_checkpoint
-from resnet_infer.train.metrics import read_metrics
+from resnet_infer.train.log import read_metrics
 
 Run = Callable[..., Any]
 QUICK = ("--arch", "resnet20", "--batch", 8, "--workers", 0, "--device", "cpu", "--lr", 0.05)

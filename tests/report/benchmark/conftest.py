@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from resnet_infer.report.measurements import BenchRow, BenchRun, Ceilings, Measurement, ShapeTime
+from resnet_infer.bench.rows import BenchRow, BenchRun, Ceilings, Measurement, ShapeTime
 
 LONG = "checkpoints/2026/resnet50-a1h2-fine-tuned-on-our-own-<photos>-&-more_epoch_0123456789.safetensors"
 GPU = "NVIDIA H200"

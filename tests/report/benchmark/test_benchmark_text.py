@@ -15,16 +15,16 @@ import pytest
 from markdown_it import MarkdownIt
 
 from benchmarks.readme import ROOT, updated
+from benchmarks.readme_section import BEGIN, END, NOTHING, benchmark_markdown, with_section
+from resnet_infer.bench.rows import BenchRow, BenchRun, load_run
 from resnet_infer.errors import DataError
-from resnet_infer.report.benchmark_csv import benchmark_csv
-from resnet_infer.report.benchmark_files import write_files
-from resnet_infer.report.benchmark_markdown import BEGIN, END, NOTHING, benchmark_markdown, with_section
-from resnet_infer.report.benchmark_page import benchmark_page
-from resnet_infer.report.benchmark_table import benchmark_table
-from resnet_infer.report.comparison_page import comparison_page
-from resnet_infer.report.comparison_table import comparison_table
-from resnet_infer.report.measurements import BenchRow, BenchRun, load_run
-from resnet_infer.report.run_comparison import compare_runs
+from resnet_infer.report.benchmark.csv_file import benchmark_csv
+from resnet_infer.report.benchmark.diff import compare_runs
+from resnet_infer.report.benchmark.diff_page import comparison_page
+from resnet_infer.report.benchmark.diff_table import comparison_table
+from resnet_infer.report.benchmark.files import write_files
+from resnet_infer.report.benchmark.page import benchmark_page
+from resnet_infer.report.benchmark.table import benchmark_table
 
 
 def rate(row: BenchRow) -> float:

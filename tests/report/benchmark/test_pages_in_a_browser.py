@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from resnet_infer.report.benchmark_page import benchmark_page
-from resnet_infer.report.comparison_page import comparison_page
-from resnet_infer.report.measurements import BenchRun
-from resnet_infer.report.page import write_page
-from resnet_infer.report.run_comparison import compare_runs
+from resnet_infer.bench.rows import BenchRun
+from resnet_infer.report.benchmark.diff import compare_runs
+from resnet_infer.report.benchmark.diff_page import comparison_page
+from resnet_infer.report.benchmark.page import benchmark_page
+from resnet_infer.report.html import write_page
 
 WIDTHS = (1280, 400)
 SCHEMES = ("light", "dark")

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from resnet_infer.bench.rows import BenchRow, BenchRun
 from resnet_infer.report import quantities as q
-from resnet_infer.report import selection
-from resnet_infer.report.headline import headlines
-from resnet_infer.report.measurements import BenchRow, BenchRun
+from resnet_infer.report.benchmark import selection
+from resnet_infer.report.benchmark.headline import headlines
 
 ORDER = ["network", "transfer", "memory", "files"]
 

@@ -1,0 +1,1 @@
+"""One kind of file or folder a module; none knows how a source is found by name."""

@@ -1,0 +1,116 @@
+"""Images inside .zip and .tar files, and inside such files within them, read in place: nothing is unpacked to disk.
+
+An archive inside another counts as a folder. Where it is stored as it is, it is a stretch of the outer file; where it
+is compressed, it is unpacked into memory while it is read, one at a time.
+"""
+
+from pathlib import Path
+
+from resnet_infer.data.formats.byte_ranges import FileWindow, Stretch, Unpacked, Window
+from resnet_infer.data.formats.folders import ARCHIVE_SUFFIXES, Tree
+from resnet_infer.data.formats.tar_file import read_member, tar_members
+from resnet_infer.data.formats.zip_file import MAX_BYTES, Member, ZipFile
+from resnet_infer.data.samples import Sample, Strings
+from resnet_infer.errors import DataError
+
+MAX_DEPTH = 3
+"""Archives within one another, the outermost counted."""
+MAX_ARCHIVES = 100_000
+"""Inside one file."""
+MAX_UNPACKED_BYTES = 2**33
+"""Of compressed archives inside one file, all together: each is unpacked once to list it."""
+
+
+class Archive:
+    """Images in a .zip or .tar file and the archives inside it."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = str(path)
+        self._archives: list[ZipFile | Window] = []
+        """The file itself and those inside it; a zip file, or the window that a tar file is in."""
+        self._unpacked: dict[int, Unpacked] = {}
+        self._inside = 0
+        self._in_memory: int | None = None
+        tree = Tree(3)
+        self._list(tree, FileWindow(str(path)), "", str(path), 1)
+        self.samples = tree.samples()
+        self.left_out: Strings = tree.left_out
+        for window in self._unpacked.values():
+            window.let_go()
+
+    def read(self, sample: Sample) -> bytes:
+        """The member's bytes; a zip's checksum is verified."""
+        number, *place = sample.key
+        archive = self._archives[number]
+        self._let_go_of_all_but(number)
+        if isinstance(archive, ZipFile):
+            return archive.read(archive.member(place[0]))
+        if place[1] > MAX_BYTES:
+            raise DataError(f"claims {place[1]:,} bytes in the tar file, over the limit of {MAX_BYTES:,}")
+        return read_member(archive, (place[0], place[1]))
+
+    def _list(self, tree: Tree, window: Window, prefix: str, where: str, depth: int) -> None:
+        number = len(self._archives)
+        if number >= MAX_ARCHIVES:
+            raise DataError(f"{self.name}: more than {MAX_ARCHIVES:,} archives in it")
+        inner: list[tuple[str, Window]] = []
+        try:
+            if where.lower().endswith(".zip"):
+                archive = ZipFile(window)
+                self._archives.append(archive)
+                for position, member in archive.members():
+                    if not self._is_archive(member.name, where, depth):
+                        tree.add(prefix + member.name, (number, position, 0))
+                    else:
+                        inner.append((member.name, self._inner_window(archive, window, member, where)))
+            else:
+                self._archives.append(window)
+                for name, place in tar_members(window):
+                    if place is None or not self._is_archive(name, where, depth):
+                        tree.add(prefix + name, (number, *place) if place else None)
+                    else:
+                        inner.append((name, Stretch(window, *place)))
+        except DataError as error:
+            raise error if str(error).startswith(self.name) else DataError(f"{where}: {error}") from error
+        for name, inside in inner:
+            if isinstance(inside, Unpacked):
+                self._unpacked[len(self._archives)] = inside
+            self._list(tree, inside, f"{prefix}{name}/", f"{where}/{name}", depth + 1)
+
+    def _is_archive(self, name: str, where: str, depth: int) -> bool:
+        if not name.lower().endswith(ARCHIVE_SUFFIXES):
+            return False
+        if any(part.startswith(".") or part == "__MACOSX" for part in name.split("/") if part != "."):
+            return False
+        if depth >= MAX_DEPTH:
+            raise DataError(f"{where}: archives in it are more than {MAX_DEPTH} deep, as {name}; unpack the outermost")
+        return True
+
+    def _inner_window(self, archive: ZipFile, window: Window, member: Member, where: str) -> Window:
+        if member.method == 0 and not member.flags & 1:
+            return Stretch(window, archive.begin(member), member.size)
+        self._inside += member.size
+        if member.size > MAX_BYTES or self._inside > MAX_UNPACKED_BYTES:
+            raise DataError(
+                f"{where}/{member.name}: {member.size:,} bytes are too many to unpack in memory; store it uncompressed "
+                "(zip -0), or unpack the outer archive"
+            )
+        return Unpacked(member.size, _Unpacking(archive, member))
+
+    def _let_go_of_all_but(self, number: int) -> None:
+        """Keep one unpacked archive in memory: images come in the order of their archives."""
+        if number in self._unpacked and number != self._in_memory:
+            if self._in_memory is not None:
+                self._unpacked[self._in_memory].let_go()
+            self._in_memory = number
+
+
+class _Unpacking:
+    """What unpacks a member; it travels to worker processes."""
+
+    def __init__(self, archive: ZipFile, member: Member) -> None:
+        self.archive = archive
+        self.member = member
+
+    def __call__(self) -> bytes:
+        return self.archive.read(self.member)

@@ -1,0 +1,162 @@
+"""A source by name: files, folders, archives, tables, lists of files, patterns and standard input.
+
+`open_source` finds the right kind, which `data.formats` then reads in place.
+"""
+
+import io
+import os
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import BinaryIO
+
+from resnet_infer.data.formats.folders import IMAGE_SUFFIXES, Files, folder_tree
+from resnet_infer.data.patterns import matching
+from resnet_infer.data.samples import Labels, Lazy, Samples, Strings
+from resnet_infer.data.source import Joined, Memory, Part, Source
+from resnet_infer.errors import DataError, UsageError
+
+LIST_SUFFIXES = (".txt", ".tsv", ".lst", ".list")
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+
+
+def open_source(path: str | os.PathLike[str], part: Part = "test") -> Source:
+    """The source at a path: folder, .zip, .tar, .parquet, list file, cifar-10-batches-py folder, or one image.
+
+    A pattern, as `val-{000..009}.tar` or `val-*.tar`, is all the files that it names. `part` says which images of a
+    cifar-10-batches-py folder are meant; the other kinds have one part.
+
+    Raises DataError if it is missing, empty or damaged.
+    """
+    text = os.fspath(path)
+    if not text:
+        raise DataError("an input's name is empty; give a file or folder")
+    if not Path(path).exists() and (paths := matching(text)):
+        sources = _opened(paths, part)
+        return sources[0] if len(sources) == 1 else Joined(sources)
+    return _opened_one(text, part)
+
+
+def _opened_one(path: str, part: Part) -> Source:
+    where = Path(path)
+    try:
+        if not where.exists():
+            raise DataError(f"{path}: no such file or folder")
+        source = _source_at(where, path, part)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if not source.samples:
+        others = f"; it has {len(source.left_out)} other files, as {source.left_out[0]}" if source.left_out else ""
+        raise DataError(f"{path}: no images in it{others}. Images end in {', '.join(sorted(IMAGE_SUFFIXES))}")
+    return source
+
+
+def _source_at(where: Path, path: str, part: Part) -> Source:
+    from resnet_infer.data.formats import archives, cifar10, parquet_images, webdataset
+
+    suffix = where.suffix.lower()
+    if where.is_dir():
+        if cifar10.Cifar10.fits(where):
+            return cifar10.Cifar10(where, part)
+        source = Files(str(where), *folder_tree(where))
+        tables = [name for name in source.left_out if name.lower().endswith(parquet_images.SUFFIX)]
+        if tables and not source.samples:
+            return parquet_images.Parquet(path, [str(where / name) for name in sorted(tables)])
+        return source
+    if suffix == parquet_images.SUFFIX:
+        return parquet_images.Parquet(path, [path])
+    if where.name.lower().endswith(TAR_SUFFIXES):
+        return webdataset.Shards(path, [path]) if webdataset.are_shards(path) else archives.Archive(where)
+    if suffix == ".zip":
+        return archives.Archive(where)
+    return _list_file(where) if suffix in LIST_SUFFIXES else _single_files([path])
+
+
+def _opened(paths: Sequence[str], part: Part) -> list[Source]:
+    """Sources of these paths in order; shards, tables and single images that follow one another make one source."""
+    from resnet_infer.data.formats import parquet_images, webdataset
+
+    sources: list[Source] = []
+    for kind, group in groupby(paths, _kind):
+        some = list(group)
+        if kind == "image":
+            sources.append(_single_files(some))
+        elif kind == "table" and len(some) > 1:
+            sources.append(parquet_images.Parquet(f"{len(some)} tables", some))
+        elif kind == "tar" and len(some) > 1 and webdataset.are_shards(some[0]):
+            sources.append(webdataset.Shards(f"{len(some)} shards", some))
+        else:
+            sources += [_opened_one(path, part) for path in some]
+    return sources
+
+
+def _kind(path: str) -> str:
+    """What a path is by its name, where that needs no look inside."""
+    suffix = os.path.splitext(path)[1].lower()
+    kinds = {".tar": "tar", ".parquet": "table"} | dict.fromkeys(IMAGE_SUFFIXES, "image")
+    kind = kinds.get(suffix, "")
+    return kind if kind and os.path.isfile(path) else ""
+
+
+def open_inputs(inputs: Sequence[str], stdin: BinaryIO, part: Part = "test") -> Source:
+    """All of a command's inputs in order: paths, patterns like 'photos/*.jpg', and `-` for standard input.
+
+    Standard input is one encoded image, or text with a path a line.
+    """
+    sources: list[Source] = []
+    for given in inputs:
+        if given == "-":
+            sources += _standard_input(stdin)
+        elif given and not Path(given).exists() and (paths := matching(given)):
+            sources += _opened(paths, part)
+        else:
+            sources.append(open_source(given, part))
+    return sources[0] if len(sources) == 1 else Joined(sources)
+
+
+def _single_files(paths: Sequence[str]) -> Files:
+    names = Strings(paths)
+    title = paths[0] if len(paths) == 1 else f"{len(paths)} files"
+    return Files(title, Samples(names, Labels([None] * len(paths)), names))
+
+
+def _list_file(path: Path) -> Files:
+    names, labels = Strings(), Labels()
+    try:
+        with path.open(encoding="utf-8-sig", newline="\n") as file:
+            for line in file:  # only "\n" ends one: other separators may be part of a name
+                if line.strip():
+                    name, _, label = line.rstrip("\n").rstrip("\r").partition("\t")
+                    names.append(name)
+                    labels.append(label.strip() or None)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a text file; a list has one `path<TAB>label` a line") from error
+    return Files(str(path), Samples(names, labels, _Beside(path.parent, names)))
+
+
+class _Beside(Lazy[str]):
+    """Paths relative to a folder."""
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        self._folder = folder
+        self._names = names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def at(self, index: int) -> str:
+        """See Lazy."""
+        return str(self._folder / self._names[index])
+
+
+def _standard_input(stdin: BinaryIO) -> list[Source]:
+    data = stdin.read()
+    if not data.strip():
+        raise UsageError("-: standard input is empty; pipe in an image, or paths of images, one a line")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        return [Memory("standard input", [("-", data)])]
+    return _opened([line.strip() for line in io.StringIO(text) if line.strip()], "test")

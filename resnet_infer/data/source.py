@@ -1,0 +1,96 @@
+"""What a collection of images is, and collections made of others or of what is in memory.
+
+A source lists its samples once, in columns, and reads one at a time. Sources travel to worker processes, so they hold
+names and offsets, never a position in an open file.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_infer.data.samples import Chosen, Sample, Strings
+
+Pixels = NDArray[np.uint8]
+"""(height, width, 3), RGB."""
+Part = Literal["train", "test"]
+
+
+class Source(Protocol):
+    """A collection of images."""
+
+    @property
+    def name(self) -> str:
+        """What the user calls it."""
+        ...
+
+    @property
+    def samples(self) -> Sequence[Sample]:
+        """Its images, in a fixed order."""
+        ...
+
+    @property
+    def left_out(self) -> Sequence[str]:
+        """Files that were not taken for images because of their suffix."""
+        ...
+
+    def read(self, sample: Sample) -> bytes | Pixels:
+        """The encoded image, or its pixels; raises OSError or DataError."""
+        ...
+
+
+class Memory:
+    """Images whose bytes are already here."""
+
+    left_out = ()
+
+    def __init__(self, name: str, images: Sequence[tuple[str, bytes | Pixels]]) -> None:
+        self.name = name
+        self.samples = [Sample(name=title, key=index) for index, (title, _) in enumerate(images)]
+        self._images: list[Any] = [image for _, image in images]
+
+    def read(self, sample: Sample) -> bytes | Pixels:
+        """The bytes or pixels given."""
+        image: bytes | Pixels = self._images[sample.key]
+        return image
+
+
+class Joined:
+    """Several sources one after another."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self.name = sources[0].name if len(sources) == 1 else f"{len(sources)} inputs"
+        self.samples = Chosen([source.samples for source in sources], _part_and_sample)
+        self.left_out = Strings(name for source in sources for name in source.left_out)
+        self._sources = sources
+
+    def read(self, sample: Sample) -> bytes | Pixels:
+        """What the sample's own source reads."""
+        index: int
+        own: Sample
+        index, own = sample.key
+        return self._sources[index].read(own)
+
+
+class Subset:
+    """Some images of a source, in the order of the given positions."""
+
+    left_out = ()
+
+    def __init__(self, name: str, source: Source, positions: Sequence[int]) -> None:
+        self.name = name
+        self.samples = Chosen([source.samples], _own_key, positions)
+        self._source = source
+
+    def read(self, sample: Sample) -> bytes | Pixels:
+        """What the source reads."""
+        return self._source.read(sample)
+
+
+def _part_and_sample(part: int, within: int, sample: Sample) -> tuple[int, Sample]:
+    return part, sample
+
+
+def _own_key(part: int, within: int, sample: Sample) -> Any:
+    return sample.key

@@ -1,0 +1,1 @@
+"""Errors, calibration, ensembles and comparisons, from the one path's probabilities."""

@@ -1,0 +1,1 @@
+"""The one path: decode, render, pack, load, batch, run, average."""

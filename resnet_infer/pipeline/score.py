@@ -1,0 +1,211 @@
+"""The one path from images to class probabilities: decode, render, batch by size, run, average.
+
+`predict`, `evaluate`, `compare`, calibration, the export gate and the benchmark all come here; `score_groups` is the
+only loop, and `score` its view of one image at a time. Several protocols share one decode, and a tile that two of
+them need is run once.
+
+Shapes: B tiles, C is 3, H and W pixels, K classes, h and w positions of the score map, P protocols.
+"""
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from resnet_infer.backends.load import Model
+from resnet_infer.data.source import Source
+from resnet_infer.errors import UsageError
+from resnet_infer.pipeline.arrivals import Arrivals, Finished, Reduce, everything
+from resnet_infer.pipeline.batching import Batcher
+from resnet_infer.pipeline.loader import IMAGE_TIMEOUT_S, Crew, auto_workers, load_chunks
+from resnet_infer.pipeline.packing import Offload
+from resnet_infer.pipeline.transfer import Upload
+from resnet_infer.spec.protocols import Protocol
+from resnet_infer.spec.shapes import range_for
+
+DEFAULT_BATCH = {("cpu", "imagenet"): 8, ("cpu", "cifar"): 64, ("cuda", "imagenet"): 256, ("cuda", "cifar"): 2048}
+"""Tiles of the native size; batches of other sizes hold as many pixels. On a CPU more gains nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A model and the protocols it is tested under, in its own preprocessing."""
+
+    model: Model
+    protocols: tuple[Protocol, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """One image's class probabilities under every protocol, or why there are none."""
+
+    index: int
+    """Position in the source."""
+    probs_PK: Tensor | None
+    """float32, on the CPU; each row sums to 1. None for an image that could not be read."""
+    error: str = ""
+
+
+def score(
+    model: Model,
+    protocols: Sequence[Protocol],
+    source: Source,
+    *,
+    indices: Sequence[int] | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    offload: Offload = "nothing",
+    image_timeout_s: float | None = None,
+    crew: Crew | None = None,
+) -> Iterator[Scored]:
+    """Score images (all, or those of `indices`) under every protocol; results come as they are finished.
+
+    `batch_size` counts tiles of the model's native size and bounds every batch by the same number of pixels; it is
+    halved when the device runs out of memory. `offload` says what of preparing the images the device does; pixels may
+    then differ by a level where it renders, and by some where it decodes JPEG. An `image_timeout_s` has images
+    decoded in worker processes, where one that crashes or hangs costs itself alone; a `crew` of the source's keeps
+    these for the next pass. No score depends on batch size, workers or order.
+
+    Raises UsageError if the model's head or input shape cannot serve a protocol, BackendError if a score is not a
+    number, OutOfMemory if a single tile does not fit.
+    """
+    return score_together(
+        [Member(model, tuple(protocols))],
+        source,
+        indices=indices,
+        batch_size=batch_size,
+        workers=workers,
+        offload=offload,
+        image_timeout_s=image_timeout_s,
+        crew=crew,
+    )
+
+
+def score_together(
+    members: Sequence[Member],
+    source: Source,
+    *,
+    indices: Sequence[int] | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    offload: Offload = "nothing",
+    image_timeout_s: float | None = None,
+    crew: Crew | None = None,
+) -> Iterator[Scored]:
+    """Score every image with several models over one decode; see `score`.
+
+    The rows of `Scored.probs_PK` are the members' protocols, one member after another. Members have equally many
+    classes and run on one device; UsageError if not.
+    """
+    for images in score_groups(
+        members,
+        source,
+        indices=indices,
+        batch_size=batch_size,
+        workers=workers,
+        offload=offload,
+        image_timeout_s=image_timeout_s,
+        crew=crew,
+    ):
+        if images.error:
+            yield Scored(index=images.indices[0], probs_PK=None, error=images.error)
+            continue
+        for index, probs_PK in zip(images.indices, images.values[0], strict=True):
+            yield Scored(index=index, probs_PK=probs_PK)
+
+
+def score_groups(
+    members: Sequence[Member],
+    source: Source,
+    *,
+    reduce: Reduce = everything,
+    indices: Sequence[int] | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    offload: Offload = "nothing",
+    image_timeout_s: float | None = None,
+    crew: Crew | None = None,
+) -> Generator[Finished, None, None]:
+    """`score_together` for many images at a time: those that one batch finished, reduced to what is wanted of them.
+
+    `reduce` is given the probabilities of each group on the device that the models run on, and only what it returns
+    travels to the host. An image that could not be read comes alone.
+    """
+    for member in members:
+        for protocol in member.protocols:
+            check_served(member.model, protocol)
+    device = torch.device(_common("run on one device", {member.model.backend.info.device for member in members}))
+    classes = _common("have equally many classes", {member.model.manifest.spec.classes for member in members})
+    indices = range(len(source.samples)) if indices is None else indices
+    workers = auto_workers(len(indices), device.type, image_timeout_s is not None) if workers is None else workers
+    protocols = tuple(protocol for member in members for protocol in member.protocols)
+    arrivals = Arrivals(device, len(protocols), classes, reduce)
+    batchers = []
+    first = 0
+    for member in members:
+        spec = member.model.manifest.spec
+        pixels = (batch_size or DEFAULT_BATCH[device.type, spec.stem]) * spec.native_size**2
+        batchers.append(Batcher(member.model.backend, member.protocols, protocols, first, arrivals, pixels))
+        first += len(member.protocols)
+    upload = Upload(device)
+    limit_s = image_timeout_s or IMAGE_TIMEOUT_S
+    with ExitStack() as stack:
+        own = crew or stack.enter_context(Crew(source))
+        loaded = load_chunks(own, protocols, indices, workers, limit_s, offload=offload, upload=upload)
+        for chunk in stack.enter_context(closing(loaded)):
+            for number, error in chunk.errors.items():
+                yield Finished(indices=[chunk.records[number].index], error=error)
+            for group in chunk.groups:
+                slots = arrivals.expect(group.indices, sum(len(batcher.lanes(*group.size)) for batcher in batchers))
+                for batcher in batchers:
+                    batcher.add(slots, group.size, group.tiles)
+                yield from arrivals.complete()
+    for batcher in batchers:
+        batcher.rest()
+    arrivals.rest()
+    yield from arrivals.complete()
+
+
+Common = TypeVar("Common", int, str)
+
+
+def _common(what: str, values: set[Common]) -> Common:
+    if len(values) != 1:
+        raise UsageError(f"models that are scored together {what}; got {', '.join(sorted(map(str, values)))}")
+    return values.pop()
+
+
+def check_served(model: Model, protocol: Protocol) -> None:
+    """Raise UsageError if the model cannot run this protocol, and say which model can."""
+    info, shapes = model.backend.info, model.backend.shapes
+    if protocol.head == "dense" and "dense" not in info.heads:
+        raise UsageError(
+            f"{info.artifact} has the pooled head, and {protocol.name} by {protocol.average} needs the dense one; "
+            "export with --head dense, or choose --average gap"
+        )
+    if protocol.head == "pooled" and "pooled" not in info.heads and protocol.crops == "whole":
+        raise UsageError(
+            f"{info.artifact} has the dense head, and {protocol.name} by gap needs the pooled one; "
+            "export with --head pooled, or choose --average window-softmax"
+        )
+    if protocol.head == "dense" and min(protocol.scales) < model.manifest.spec.min_dense_side:
+        raise UsageError(
+            f"{protocol.name}: scale {min(protocol.scales)} is smaller than the dense head's window; "
+            f"{model.manifest.spec.name} needs at least {model.manifest.spec.min_dense_side} pixels"
+        )
+    accepted = ", ".join(shape.describe() for shape in shapes)
+    if protocol.crops == "whole" and all(shape.min[1:] == shape.max[1:] for shape in shapes):
+        raise UsageError(
+            f"{info.artifact} takes {accepted} pixels only, and {protocol.name} scores whole images of any shape; "
+            "choose a crop protocol, or export it with dynamic sides"
+        )
+    sides = protocol.scales if protocol.crops == "whole" else (protocol.crop,)
+    for side in sides:
+        if range_for(shapes, side, side) is None:
+            raise UsageError(
+                f"{info.artifact} takes {accepted} pixels, and {protocol.name} needs {side}; "
+                "choose another size, or export it for this one"
+            )

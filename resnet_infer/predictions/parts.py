@@ -1,0 +1,170 @@
+"""The folder of an unfinished predictions file: parts that appear whole or not at all, and their merging.
+
+Parts have the form of the file and are named `SESSION-RANK-NUMBER`. Each holds all records of each of its images.
+"""
+
+import itertools
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_infer.console import note
+from resnet_infer.errors import DataError, UsageError
+from resnet_infer.predictions.files import format_of, put_in_place
+from resnet_infer.predictions.records import Identity, Record
+
+OPEN_PARTS = 8
+"""Parts held in memory while merging."""
+
+
+class Parts:
+    """The parts that lie beside a predictions file."""
+
+    def __init__(self, file: Path, identity: Identity) -> None:
+        """Raises UsageError for a file of another kind than .parquet and .jsonl."""
+        self.folder = file.with_name(file.name + ".parts")
+        self._file = file
+        self._form = format_of(file)
+        self._identity = identity
+        self._lock: IO[bytes] | None = None
+
+    def lock(self) -> None:
+        """Make the folder, and keep other processes from writing it; UsageError if one does, or it cannot be made."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _locked(self.folder / "lock")
+        except OSError as error:
+            raise UsageError(f"{self.folder}: cannot be written ({error.strerror or error})") from error
+        if self._lock is None:
+            raise UsageError(f"{self.folder}: another process is writing it; wait for its end")
+
+    def unlock(self) -> None:
+        """Let others write; what is there stays, and a folder without any part goes."""
+        if self._lock is not None:
+            if not self.paths():
+                self.remove()
+            self._lock.close()
+            self._lock = None
+
+    def remove(self) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def paths(self) -> list[Path]:
+        """The whole parts, the oldest first."""
+        return sorted(self.folder.glob(f"*-*-*{self._form.suffix}"))
+
+    def sweep(self) -> None:
+        """Remove what was being written when a process died."""
+        for partial in self.folder.glob("*.tmp"):
+            partial.unlink(missing_ok=True)
+
+    def last_session(self) -> int:
+        """The number of the last session that wrote a part; 0 if there is none."""
+        return max((int(path.name.split("-")[0]) for path in self.paths()), default=0)
+
+    def name(self, session: int, rank: int, number: int) -> str:
+        """What a part is called."""
+        return f"{session:06}-{rank:04}-{number:06}{self._form.suffix}"
+
+    def write(self, name: str, records: Iterable[Record]) -> None:
+        """Write a part, or replace it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = self.folder / f"{name}.tmp"
+        self._form.write(partial, self._identity, records)
+        put_in_place(partial, self.folder / name)
+
+    def take(self, name: str, chunks: Iterable[bytes]) -> None:
+        """Write a part that another machine has made."""
+        partial = self.folder / f"{name}.tmp"
+        with partial.open("wb") as file:
+            file.writelines(chunks)
+        put_in_place(partial, self.folder / name)
+
+    def images_of(self, part: Path) -> Iterator[list[Record]]:
+        """The images of a part, each with its records in order.
+
+        Raises DataError where it is damaged, UsageError if it was made with something else.
+        """
+        found, records = self._form.open(part)
+        self.check(found, self.folder)
+        names = self._identity.protocol_names
+        while image := list(itertools.islice(records, len(names))):
+            index = image[0].index
+            if [(record.index, record.protocol) for record in image] != [(index, name) for name in names]:
+                raise DataError(f"{part}: damaged at image {index}")
+            if not 0 <= index < self._identity.images:
+                raise DataError(f"{part}: damaged: there is no image {index}")
+            yield image
+
+    def check(self, found: Identity, where: Path) -> None:
+        """Raise UsageError, saying what differs, if records were made with something else."""
+        if differing := self._identity.differences(found):
+            raise UsageError(
+                f"{where}: made otherwise than asked for now, so it cannot be gone on with: {'; '.join(differing)}; "
+                "ask for the same, or choose another file"
+            )
+
+    def heal(self, part: Path) -> None:
+        """Leave of a part what is whole; only a disk or a copy that failed can have damaged it."""
+        images: list[list[Record]] = []
+        try:
+            images.extend(self.images_of(part))
+        except DataError as error:
+            note(f"{error}; its other images are scored again")
+            if images:
+                self.write(part.name, itertools.chain.from_iterable(images))
+            else:
+                part.unlink()
+
+    def survey(self, parts: Sequence[Path], *, unreadable: bool = False) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """For every image, the latest part that has it, as its number in `parts` (-1: none), and its place in there.
+
+        Images that could not be read are left out unless asked for.
+        """
+        part_of = np.full(self._identity.images, -1, np.int32)
+        place_of = np.zeros(self._identity.images, np.int32)
+        for number, part in enumerate(parts):
+            for place, image in enumerate(self.images_of(part)):
+                if unreadable or not image[0].error:
+                    part_of[image[0].index], place_of[image[0].index] = number, place
+        return part_of, place_of
+
+    def merge(self) -> None:
+        """Put the file in place: every image once, in order, by its latest record. DataError if one has none."""
+        parts = self.paths()
+        part_of, place_of = self.survey(parts, unreadable=True)
+        if (part_of < 0).any():
+            raise DataError(f"{self.folder}: image {np.argmax(part_of < 0)} has no record; go on with --resume")
+
+        @lru_cache(maxsize=OPEN_PARTS)
+        def loaded(number: int) -> list[list[Record]]:
+            return list(self.images_of(parts[number]))
+
+        images = (loaded(int(part))[place] for part, place in zip(part_of, place_of, strict=True))
+        merged = self.folder / "merged.tmp"
+        self._form.write(merged, self._identity, itertools.chain.from_iterable(images))
+        put_in_place(merged, self._file)
+
+
+def _locked(path: Path) -> IO[bytes] | None:
+    """The file, locked until it is closed or this process dies; None if another has it. Not on Windows.
+
+    A lock of the process, not of the open file: decoding workers must not inherit it, since they live a little longer.
+    """
+    file = path.open("ab")
+    if os.name == "posix":
+        import fcntl
+
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            return None
+    return file

@@ -1,0 +1,1 @@
+"""A benchmark's report: tables, pages, and the difference of two runs."""

@@ -1,0 +1,1 @@
+"""What a model, a test and a file are: values, no torch."""

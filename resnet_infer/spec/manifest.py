@@ -1,0 +1,157 @@
+"""What an artifact says of itself, so that nobody has to guess how to feed it or where it came from.
+
+Stored as JSON under the key `resnet_infer` in safetensors metadata and in ONNX `metadata_props`.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+from resnet_infer.errors import ArtifactError, UsageError
+from resnet_infer.spec.architectures import Head, ModelSpec
+from resnet_infer.spec.labels import Labels
+from resnet_infer.spec.precisions import FLOAT_LAYERS, FloatLayer, Precision
+from resnet_infer.spec.preprocessing import InputFormat, Preprocessing
+
+KEY = "resnet_infer"
+VERSION = 1
+MAX_BYTES = 64 * 2**20
+MAX_DEPTH = 32
+MAX_TEXT = 2**16
+"""Characters of one text."""
+MAX_VALUES = 4_000_000
+"""A million classes have a name and an id each."""
+
+
+def checked_json(text: str) -> Any:
+    """Parse JSON of another's making; raises UsageError or ValueError if it is malformed or beyond all use."""
+    if len(text) > MAX_BYTES:
+        raise UsageError(f"{len(text):,} bytes are over the limit of {MAX_BYTES:,}")
+    values = json.loads(text)
+    level, depth, count = [values], 0, 0
+    while level:
+        depth += 1
+        count += len(level)
+        if depth > MAX_DEPTH or count > MAX_VALUES:
+            raise UsageError(f"it is nested deeper than {MAX_DEPTH} levels, or holds more than {MAX_VALUES:,} values")
+        inner: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                inner += value
+                inner += value.values()
+            elif isinstance(value, list):
+                inner += value
+            elif isinstance(value, str) and len(value) > MAX_TEXT:
+                raise UsageError(f"a text of {len(value):,} characters is over the limit of {MAX_TEXT:,}")
+        level = inner
+    return values
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """The record kept inside every artifact this package writes."""
+
+    spec: ModelSpec
+    preprocessing: Preprocessing
+    labels: Labels | None = None
+    """None where the class names are not known."""
+    source: str = ""
+    """What the weights were read from: a checkpoint key or a file's name."""
+    source_sha256: str = ""
+    """SHA-256 of that file."""
+    head: Head | None = None
+    """The head an exported graph ends in; None for plain weights, which serve both."""
+    precision: Precision = "fp32"
+    """Type its layers compute in: fp32, tf32, fp16, bf16, int8 or fp8."""
+    input: InputFormat = "normalized"
+    """What an exported graph takes."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Tool versions that made the file."""
+    parity: Mapping[str, Any] = field(default_factory=dict)
+    """Outcome of the comparison with PyTorch at export."""
+    quantization: Mapping[str, Any] = field(default_factory=dict)
+    """How int8 or fp8 ranges were found: method, images, layers kept in float, and the search's table."""
+    gate: Mapping[str, Any] = field(default_factory=dict)
+    """Outcome of the accuracy gate, where one was asked for."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Anything a maker wants kept: metrics, recipe."""
+
+    @property
+    def kept_float(self) -> tuple[FloatLayer, ...]:
+        """The layers that a quantised export left in float."""
+        kept = self.quantization.get("kept_float")
+        return tuple(name for name in FLOAT_LAYERS if isinstance(kept, list) and name in kept)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as they are stored."""
+        return {
+            "version": VERSION,
+            "architecture": self.spec.to_dict(),
+            "preprocessing": self.preprocessing.to_dict(),
+            "labels": self.labels.to_dict() if self.labels else None,
+            "source": self.source,
+            "source_sha256": self.source_sha256,
+            "head": self.head,
+            "precision": self.precision,
+            "input": self.input,
+            "versions": dict(self.versions),
+            "parity": dict(self.parity),
+            "quantization": dict(self.quantization),
+            "gate": dict(self.gate),
+            "extra": dict(self.extra),
+        }
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(self.to_dict(), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> "Manifest":
+        """Parse and validate; raises ArtifactError naming `where` for anything malformed."""
+        try:
+            values = checked_json(text)
+            if not isinstance(values, dict):
+                raise UsageError("manifest is not a JSON object")
+            if values.get("version") != VERSION:
+                raise UsageError(f"manifest version {values.get('version')!r}; this release reads version {VERSION}")
+            values = (
+                dict[str, Any]({"input": "normalized", "quantization": {}, "gate": {}}) | values
+            )  # new since version 1
+            for key, known in (("head", (None, *get_args(Head))), ("input", get_args(InputFormat))):
+                if values[key] not in known:
+                    raise UsageError(f"unknown {key} {values[key]!r}")
+            if values["precision"] not in get_args(Precision):
+                raise UsageError(f"unknown precision {values['precision']!r}")
+            for key, kind in (
+                ("source", str),
+                ("source_sha256", str),
+                ("parity", dict),
+                ("quantization", dict),
+                ("gate", dict),
+                ("extra", dict),
+            ):
+                if not isinstance(values[key], kind):
+                    raise UsageError(f"its {key} is not of type {kind.__name__}")
+            manifest = cls(
+                spec=ModelSpec.from_dict(values["architecture"]),
+                preprocessing=Preprocessing.from_dict(values["preprocessing"]),
+                labels=Labels.from_dict(values["labels"]) if values["labels"] else None,
+                source=values["source"],
+                source_sha256=values["source_sha256"],
+                head=values["head"],
+                precision=values["precision"],
+                input=values["input"],
+                versions={str(k): str(v) for k, v in values["versions"].items()},
+                parity=values["parity"],
+                quantization=values["quantization"],
+                gate=values["gate"],
+                extra=values["extra"],
+            )
+            if manifest.labels and len(manifest.labels.names) != manifest.spec.classes:
+                raise UsageError(f"{len(manifest.labels.names)} class names for {manifest.spec.classes} classes")
+        except (UsageError, KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
+            raise ArtifactError(
+                f"{where}: its resnet-infer manifest cannot be used: {error}; export it anew"
+            ) from error
+        return manifest
