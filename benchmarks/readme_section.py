@@ -8,7 +8,7 @@ from resnet_infer.bench.rows import BenchRow, BenchRun, Measurement
 from resnet_infer.errors import DataError
 from resnet_infer.report import quantities as q
 from resnet_infer.report.benchmark import selection
-from resnet_infer.report.benchmark.selection import Subject, fastest, protocol_rank, subject_of
+from resnet_infer.report.benchmark.selection import Series, fastest, protocol_rank, series_of
 
 BEGIN, END = "<!-- benchmark table: begin -->", "<!-- benchmark table: end -->"
 NOTHING = "No result of `resnet-infer benchmark` is committed yet."
@@ -64,20 +64,20 @@ def _shown(rows: Sequence[BenchRow]) -> list[Measurement]:
 def _table(rows: Sequence[BenchRow], measurement: Measurement) -> list[str]:
     own = selection.of(rows, measurement)
     protocols = sorted({row.protocol for row in own}, key=protocol_rank)
-    cells: dict[Subject, list[str]] = {}
-    for subject, rows_of in selection.grouped(own, subject_of).items():
+    cells: dict[Series, list[str]] = {}
+    for series, rows_of in selection.grouped(own, series_of).items():
         best = [fastest(row for row in rows_of if row.protocol == protocol) for protocol in protocols]
-        cells[subject] = [_cell(row) if row else "" for row in best]
+        cells[series] = [_cell(row) if row else "" for row in best]
     return [
         f"| {selection.INSIDE[measurement]} | runs on | {' | '.join(map(_text, protocols))} |",
         "|---|---|" + "--:|" * len(protocols),
-        *(f"| {_model(subject)} | {_text(subject.way)} | {' | '.join(row)} |" for subject, row in cells.items()),
+        *(f"| {_model(series)} | {_text(series.way)} | {' | '.join(row)} |" for series, row in cells.items()),
     ]
 
 
-def _model(subject: Subject) -> str:
+def _model(series: Series) -> str:
     """The file's name in a table, where a bar would end the cell even within a code span."""
-    return _code(PurePath(subject.model).name).replace("|", "\\|")
+    return _code(PurePath(series.model).name).replace("|", "\\|")
 
 
 def _cell(row: BenchRow) -> str:

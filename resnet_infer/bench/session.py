@@ -29,7 +29,7 @@ BATCH_SIZES = {"cpu": (1, 8), "cuda": (1, 8, 32, 128, 256)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class BenchmarkRequest:
     """A benchmark as it was asked for."""
 
     sweep: Sweep
@@ -43,7 +43,7 @@ class Request:
     ceilings: bool = True
 
 
-def run(request: Request) -> BenchRun:
+def run(request: BenchmarkRequest) -> BenchRun:
     """Measure everything that is asked for and not there yet, saving after every row.
 
     Ctrl-C raises KeyboardInterrupt with all rows so far saved. Raises UsageError if the folder holds another run and
@@ -169,7 +169,7 @@ def _in_order(found: list[BenchRow], wanted: list[Cell]) -> list[BenchRow]:
     return sorted(found, key=lambda row: place.get(row.key(), -1))
 
 
-def _data(request: Request, sweep: Sweep) -> Data:
+def _data(request: BenchmarkRequest, sweep: Sweep) -> Data:
     source: Source = open_source(request.data or "")
     if sweep.images and sweep.images < len(source.samples):
         count = len(source.samples)
@@ -200,6 +200,6 @@ def _first_files(source: Source) -> list[Any]:
     return files
 
 
-def _calibration(request: Request) -> Source | None:
+def _calibration(request: BenchmarkRequest) -> Source | None:
     named = request.calibration_data or request.data
     return open_source(named) if named else None

@@ -78,7 +78,7 @@ def benchmark(
     memory. files: from files.
     """
     form = text.check_format(format_name)
-    from resnet_infer.bench.session import FILE, Request, run
+    from resnet_infer.bench.session import FILE, BenchmarkRequest, run
     from resnet_infer.bench.sweep import Sweep, sweep_from_toml, sweep_with
 
     wanted = sweep_from_toml(sweep) if sweep else Sweep()
@@ -100,7 +100,7 @@ def benchmark(
     from resnet_infer.console import note
     from resnet_infer.report.benchmark.files import printed, write_files
 
-    request = Request(
+    request = BenchmarkRequest(
         sweep=wanted,
         output=output,
         data=data,

@@ -112,7 +112,7 @@ def export(
     from resnet_infer.model.checkpoints import is_checkpoint_file
 
     overrides = options.overrides(arch, mean, std, labels)
-    request = export_run.Request(model=model, to=to, overrides=overrides, given=given)
+    request = export_run.ExportRequest(model=model, to=to, overrides=overrides, given=given)
     suffixes = [part for part, usual in ((head or "pooled", "pooled"), (precision or "fp32", "fp32")) if part != usual]
     stem = Path(model).stem if own in (".onnx", ".engine", ".plan") or is_checkpoint_file(model) else model
     default = Path("model_repository") if to == "triton" else Path(".".join([stem, *suffixes]) + FORMATS[to])

@@ -32,7 +32,7 @@ from resnet_infer.spec.shapes import profiles_for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class ExportRequest:
     """An export as the command line was given it."""
 
     model: str
@@ -46,7 +46,7 @@ class Request:
         return Path(self.model).suffix.lower() in (".onnx", ".engine", ".plan")
 
 
-def run(request: Request, output: Path) -> Iterator[str]:
+def run(request: ExportRequest, output: Path) -> Iterator[str]:
     """Do it, yielding what to print as it is known."""
     if request.to == "onnx":
         yield from describe(make_onnx(request, output), output)
@@ -68,7 +68,7 @@ def run(request: Request, output: Path) -> Iterator[str]:
         yield f"serve it: tritonserver --model-repository={output.resolve()}"
 
 
-def make_onnx(request: Request, path: Path, target: Path | None = None) -> Manifest:
+def make_onnx(request: ExportRequest, path: Path, target: Path | None = None) -> Manifest:
     """Write the ONNX file that the flags ask for, as such or on its way to `target`."""
     given, checkpoint = request.given, load_checkpoint(request.model, request.overrides)
     precision, head = given.precision or "fp32", given.head or "pooled"
@@ -97,7 +97,7 @@ def make_onnx(request: Request, path: Path, target: Path | None = None) -> Manif
         )
 
 
-def _to_tensorrt(request: Request, onnx_path: Path, path: Path) -> Iterator[str]:
+def _to_tensorrt(request: ExportRequest, onnx_path: Path, path: Path) -> Iterator[str]:
     given = request.given
     wanted = given.flavour
     if wanted not in (None, "tensorrt", "tensorrt-rtx"):
@@ -143,7 +143,7 @@ def _to_tensorrt(request: Request, onnx_path: Path, path: Path) -> Iterator[str]
     yield from describe_engine(built, path)
 
 
-def _reference(request: Request, onnx_path: Path) -> Model:
+def _reference(request: ExportRequest, onnx_path: Path) -> Model:
     """What an engine is compared with: the checkpoint in PyTorch, or the ONNX file that it is built from."""
     if request.exported:
         return open_model(str(onnx_path))

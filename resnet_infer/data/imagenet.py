@@ -12,8 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from resnet_infer.data.samples import Labels as Column
-from resnet_infer.data.samples import Lazy, Sample
+from resnet_infer.data.samples import LabelColumn, Lazy, Sample
 from resnet_infer.data.source import Pixels, Source
 from resnet_infer.errors import DataError, UsageError
 from resnet_infer.spec.labels import Labels, imagenet1k
@@ -36,7 +35,7 @@ class Relabelled:
 
     def __init__(self, source: Source, labels: Iterable[str]) -> None:
         self.name = source.name
-        self.samples: Sequence[Sample] = _Samples(source.samples, Column(labels))
+        self.samples: Sequence[Sample] = _Samples(source.samples, LabelColumn(labels))
         self.left_out = source.left_out
         self._source = source
 
@@ -48,7 +47,7 @@ class Relabelled:
 class _Samples(Lazy[Sample]):
     """Samples with other labels, each made as it is asked for."""
 
-    def __init__(self, samples: Sequence[Sample], labels: Column) -> None:
+    def __init__(self, samples: Sequence[Sample], labels: LabelColumn) -> None:
         self._samples = samples
         self._labels = labels
 

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from resnet_infer.data.formats.folders import IMAGE_SUFFIXES, Files, folder_tree
 from resnet_infer.data.patterns import matching
-from resnet_infer.data.samples import Labels, Lazy, Samples, Strings
+from resnet_infer.data.samples import LabelColumn, Lazy, Samples, Strings
 from resnet_infer.data.source import Joined, Memory, Part, Source
 from resnet_infer.errors import DataError, UsageError
 
@@ -61,10 +61,10 @@ def _source_at(where: Path, path: str, part: Part) -> Source:
         source = Files(str(where), *folder_tree(where))
         tables = [name for name in source.left_out if name.lower().endswith(parquet_images.SUFFIX)]
         if tables and not source.samples:
-            return parquet_images.Parquet(path, [str(where / name) for name in sorted(tables)])
+            return parquet_images.ParquetImages(path, [str(where / name) for name in sorted(tables)])
         return source
     if suffix == parquet_images.SUFFIX:
-        return parquet_images.Parquet(path, [path])
+        return parquet_images.ParquetImages(path, [path])
     if where.name.lower().endswith(TAR_SUFFIXES):
         return webdataset.Shards(path, [path]) if webdataset.are_shards(path) else archives.Archive(where)
     if suffix == ".zip":
@@ -82,7 +82,7 @@ def _opened(paths: Sequence[str], part: Part) -> list[Source]:
         if kind == "image":
             sources.append(_single_files(some))
         elif kind == "table" and len(some) > 1:
-            sources.append(parquet_images.Parquet(f"{len(some)} tables", some))
+            sources.append(parquet_images.ParquetImages(f"{len(some)} tables", some))
         elif kind == "tar" and len(some) > 1 and webdataset.are_shards(some[0]):
             sources.append(webdataset.Shards(f"{len(some)} shards", some))
         else:
@@ -117,11 +117,11 @@ def open_inputs(inputs: Sequence[str], stdin: BinaryIO, part: Part = "test") -> 
 def _single_files(paths: Sequence[str]) -> Files:
     names = Strings(paths)
     title = paths[0] if len(paths) == 1 else f"{len(paths)} files"
-    return Files(title, Samples(names, Labels([None] * len(paths)), names))
+    return Files(title, Samples(names, LabelColumn([None] * len(paths)), names))
 
 
 def _list_file(path: Path) -> Files:
-    names, labels = Strings(), Labels()
+    names, labels = Strings(), LabelColumn()
     try:
         with path.open(encoding="utf-8-sig", newline="\n") as file:
             for line in file:  # only "\n" ends one: other separators may be part of a name

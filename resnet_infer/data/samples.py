@@ -74,7 +74,7 @@ class Strings(Lazy[str]):
         return self.prefix + self.encoded(index).decode("utf-8", "surrogateescape")
 
 
-class Labels(Lazy[str | None]):
+class LabelColumn(Lazy[str | None]):
     """A label for each image, or None: 4 bytes each, and every distinct text once."""
 
     def __init__(self, labels: Iterable[str | None] = ()) -> None:

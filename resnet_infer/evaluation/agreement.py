@@ -129,7 +129,7 @@ class Agreeing:
         self._largest = joined.topk(min(self._room, len(joined))).values
 
 
-def compare(
+def measure_agreement(
     reference: Model,
     candidate: Model,
     protocol: Protocol,

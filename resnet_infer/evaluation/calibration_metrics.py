@@ -35,7 +35,7 @@ class Bin:
     accuracy: float
 
 
-class Metrics:
+class ClassificationMetrics:
     """Counts and sums over images of one model under one protocol; the order of images does not matter.
 
     A tie with the true class is an error, as in `verdicts.rank_of`, and its prediction then another class.
@@ -73,7 +73,7 @@ class Metrics:
         self._nll -= float(p_N.clamp(min=SMALLEST).log().sum())
         self._brier += float((found.squares_N - 2 * p_N + 1).sum())
 
-    def merge(self, other: "Metrics") -> None:
+    def merge(self, other: "ClassificationMetrics") -> None:
         """Add the images of another, as of another process. Raises ValueError if it has other classes."""
         if other.classes != self.classes:
             raise ValueError(f"metrics of {other.classes} classes cannot join those of {self.classes}")

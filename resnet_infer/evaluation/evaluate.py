@@ -14,7 +14,7 @@ from resnet_infer.data.source import Source
 from resnet_infer.distributed.group import Processes
 from resnet_infer.distributed.heartbeat import RollCall
 from resnet_infer.errors import DataError, ProcessError, ResnetInferError, UsageError
-from resnet_infer.evaluation.calibration_metrics import Metrics
+from resnet_infer.evaluation.calibration_metrics import ClassificationMetrics
 from resnet_infer.evaluation.class_order import naming
 from resnet_infer.evaluation.class_order import orders as orders_of
 from resnet_infer.evaluation.counting import Counting
@@ -92,7 +92,7 @@ def evaluate_together(
     ensemble = Ensemble(members, orders, weights)
     protocols = ensemble.protocols
     metrics = metrics or real is not None
-    tallies = [Tally(metrics=Metrics(spec.classes) if metrics else None, real=real) for _ in protocols]
+    tallies = [Tally(metrics=ClassificationMetrics(spec.classes) if metrics else None, real=real) for _ in protocols]
     failure: ResnetInferError | None = None
     rows: list[EvalRow] = []
     with ExitStack() as stack:

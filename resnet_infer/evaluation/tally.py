@@ -12,7 +12,7 @@ from torch import Tensor
 
 from resnet_infer.data.samples import Sample
 from resnet_infer.errors import UsageError
-from resnet_infer.evaluation.calibration_metrics import Metrics
+from resnet_infer.evaluation.calibration_metrics import ClassificationMetrics
 from resnet_infer.evaluation.verdicts import Verdicts, judged, verdicts_of
 from resnet_infer.predictions.records import TOP_K, Record
 from resnet_infer.spec.protocols import Protocol
@@ -28,7 +28,7 @@ class Tally:
     top5_errors: int = 0
     unreadable: dict[int, str] = field(default_factory=dict)
     """Why images could not be read, by index."""
-    metrics: Metrics | None = None
+    metrics: ClassificationMetrics | None = None
     """What is more than errors, where it is wanted; over the images that could be read."""
     real: Sequence[Collection[int]] | None = None
     """Every image's ReaL labels, of which the metrics then say the error."""

@@ -9,7 +9,7 @@ from typing import Any
 from resnet_infer.backends.load import Model
 from resnet_infer.data.source import Source
 from resnet_infer.errors import GateError, UsageError
-from resnet_infer.evaluation.agreement import Agreement, compare
+from resnet_infer.evaluation.agreement import Agreement, measure_agreement
 from resnet_infer.spec.protocols import Protocol
 
 
@@ -61,7 +61,7 @@ def run_gate(
     Raises GateError if the candidate fails; the report is then in `PATH.gate.json`, beside the file that was not
     promoted. A report of an earlier failure is removed by a pass.
     """
-    measured = compare(reference, candidate, gate.protocol, gate.data, advance=advance)
+    measured = measure_agreement(reference, candidate, gate.protocol, gate.data, advance=advance)
     failures = gate.failures(measured)
     report = {
         "passed": not failures,

@@ -69,7 +69,7 @@ class Parity:
         return asdict(self) | {"shapes": [list(shape) for shape in self.shapes]}
 
 
-def compare(checkpoint: Checkpoint, path: Path, manifest: Manifest, source: Source | None = None) -> Parity:
+def check_parity(checkpoint: Checkpoint, path: Path, manifest: Manifest, source: Source | None = None) -> Parity:
     """Run the same uint8 images through the checkpoint in PyTorch and the file in ONNX Runtime, on the CPU."""
     reference = TorchBackend(checkpoint, device="cpu", fold=False)  # as it was trained: the file is folded
     head = manifest.head or "pooled"

@@ -22,7 +22,7 @@ from resnet_infer.errors import GateError, UsageError
 from resnet_infer.export.calibrate import Quantization, quantize
 from resnet_infer.export.gate import Gate, run_gate
 from resnet_infer.export.graphs import float_graph, with_preprocessing
-from resnet_infer.export.parity import checking_backend, compare
+from resnet_infer.export.parity import check_parity, checking_backend
 from resnet_infer.files import replacing
 from resnet_infer.model.checkpoints import Checkpoint
 from resnet_infer.model.resnet import INPUT_OFFSET
@@ -94,7 +94,7 @@ def export_onnx(
             raise GateError(f"{path}: not written: onnx.checker refuses the graph ({error})") from error
         kept = quantization.keep_float if quantization else ()
         check_claim(precision, read_layers(onnx.load(partial)), kept, f"{path}: not written")
-        parity = compare(checkpoint, partial, manifest, images)
+        parity = check_parity(checkpoint, partial, manifest, images)
         if not parity.passed:
             raise GateError(f"{path}: not written: {parity.describe()}")
         manifest = replace(manifest, parity=parity.to_dict())

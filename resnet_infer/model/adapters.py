@@ -13,7 +13,7 @@ from torch import Tensor
 
 from resnet_infer.errors import CheckpointError, UsageError
 from resnet_infer.model.resnet import INPUT_OFFSET
-from resnet_infer.spec.architectures import Block, ModelSpec, Shortcut, Stem, canonical
+from resnet_infer.spec.architectures import BlockKind, ModelSpec, Shortcut, Stem, canonical
 
 StateDict = dict[str, Tensor]
 
@@ -78,7 +78,7 @@ def read_architecture(tensors: Mapping[str, Tensor], where: str) -> ModelSpec:
             stages[stage] = max(stages.get(stage, 0), index + 1)
     if sorted(stages) != list(range(1, len(stages) + 1)) or not stages:
         raise CheckpointError(f"{where}: not a ResNet: stages {sorted(stages)} instead of layer1, layer2, ...")
-    block: Block = "bottleneck" if "layer1.0.conv3.weight" in tensors else "basic"
+    block: BlockKind = "bottleneck" if "layer1.0.conv3.weight" in tensors else "basic"
     widths = []
     for stage in sorted(stages):
         width = tensors.get(f"layer{stage}.0.conv2.weight")

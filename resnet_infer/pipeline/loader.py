@@ -13,7 +13,7 @@ from torch import Tensor
 
 from resnet_infer.data.source import Source
 from resnet_infer.errors import OutOfMemory
-from resnet_infer.pipeline.packing import Chunk, Offload, Prepared, Record, Rendered, pack, prepare, unpack
+from resnet_infer.pipeline.packing import Chunk, ImageRecord, Offload, Prepared, Rendered, pack, prepare, unpack
 from resnet_infer.pipeline.transfer import Upload
 from resnet_infer.pipeline.worker import Allocate, Made, Task
 from resnet_infer.pipeline.workers import Pool
@@ -152,13 +152,13 @@ def _so_many(tasks: Iterator[Task], at_once: int) -> Iterator[Task]:
             return
 
 
-def _with_lost(task: Task) -> tuple[Tensor, list[Record]]:
+def _with_lost(task: Task) -> tuple[Tensor, list[ImageRecord]]:
     """What a task made, with records of the images that cost a worker process."""
     block, made = task.made
     if not task.lost:
         return block, made
     found = iter(made)
-    return block, [Record(i, error=task.lost[i]) if i in task.lost else next(found) for i in task.items]
+    return block, [ImageRecord(i, error=task.lost[i]) if i in task.lost else next(found) for i in task.items]
 
 
 def _here(size: int) -> Tensor:

@@ -56,7 +56,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class ImageRecord:
     """What a worker says of one image whose bytes lie in the block."""
 
     index: int
@@ -73,7 +73,7 @@ class Record:
 class Prepared:
     """One image as a worker leaves it: a record and its parts, each uint8."""
 
-    record: Record
+    record: ImageRecord
     parts: Sequence[Tensor] = ()
 
 
@@ -85,7 +85,7 @@ def prepare(
         data = read()
         if offload == "decoding" and isinstance(data, bytes) and protocols and (size := jpeg_header(data)):
             part = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-            return Prepared(Record(index, size, "jpeg", len(data)), (part,))
+            return Prepared(ImageRecord(index, size, "jpeg", len(data)), (part,))
         x_CHW = decode(data)
         height, width = x_CHW.shape[1:]
         parts = [x_CHW.permute(1, 2, 0)] if protocols else []
@@ -93,13 +93,13 @@ def prepare(
         if offload == "nothing":
             form, parts = "regions", render(x_CHW, regions(distinct_tiles(protocols, height, width)))
     except OSError as error:
-        return Prepared(Record(index, error=error.strerror or str(error)))
+        return Prepared(ImageRecord(index, error=error.strerror or str(error)))
     except DataError as error:
-        return Prepared(Record(index, error=str(error)))
-    return Prepared(Record(index, (height, width), form, sum(part.numel() for part in parts)), parts)
+        return Prepared(ImageRecord(index, error=str(error)))
+    return Prepared(ImageRecord(index, (height, width), form, sum(part.numel() for part in parts)), parts)
 
 
-def pack(images: Sequence[Prepared], allocate: Callable[[int], Tensor]) -> tuple[Tensor, list[Record]]:
+def pack(images: Sequence[Prepared], allocate: Callable[[int], Tensor]) -> tuple[Tensor, list[ImageRecord]]:
     """All parts in one block of `allocate(bytes)`: every block sent costs a file descriptor.
 
     Images of one size lie side by side, so that their tiles can be cut at once; the records keep the images' order.
@@ -119,7 +119,7 @@ def pack(images: Sequence[Prepared], allocate: Callable[[int], Tensor]) -> tuple
 class Chunk:
     """The images of a block on the device."""
 
-    records: Sequence[Record]
+    records: Sequence[ImageRecord]
     groups: Sequence[Group]
     errors: Mapping[int, str]
     """Why there is no image, by position in the chunk."""
@@ -135,7 +135,9 @@ class Chunk:
             yield Rendered(index=record.index, size=record.size, tiles=tiles, error=self.errors.get(number, ""))
 
 
-def unpack(parts: Sequence[tuple[Tensor, Sequence[Record]]], protocols: tuple[Protocol, ...], upload: Upload) -> Chunk:
+def unpack(
+    parts: Sequence[tuple[Tensor, Sequence[ImageRecord]]], protocols: tuple[Protocol, ...], upload: Upload
+) -> Chunk:
     """The images' tiles on the device; `upload` takes each part's block there.
 
     Images of one size are rendered together, and JPEG files are decoded in one call, both on a stream beside the
@@ -173,7 +175,7 @@ def unpack(parts: Sequence[tuple[Tensor, Sequence[Record]]], protocols: tuple[Pr
 
 def _render_by_size(
     images: dict[int, Tensor],
-    records: Sequence[Record],
+    records: Sequence[ImageRecord],
     protocols: tuple[Protocol, ...],
     errors: dict[int, str],
     hand_over: Callable[[Sequence[Tensor]], None],
@@ -196,7 +198,7 @@ def _render_by_size(
 
 
 def _cut_regions(
-    sent: Tensor, records: Sequence[Record], first: int, protocols: tuple[Protocol, ...]
+    sent: Tensor, records: Sequence[ImageRecord], first: int, protocols: tuple[Protocol, ...]
 ) -> Iterator[Group]:
     """The tiles of images out of their regions, those of neighbours that lie alike together: views, not copies.
 

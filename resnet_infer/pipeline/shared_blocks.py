@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 
-class Block:
+class SharedBlock:
     """Memory that another process can have: on Linux an anonymous file, elsewhere a copy through the pipe."""
 
     def __init__(self) -> None:

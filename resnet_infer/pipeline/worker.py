@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from resnet_infer.allocator import keep_freed_memory
-from resnet_infer.pipeline.shared_blocks import Block
+from resnet_infer.pipeline.shared_blocks import SharedBlock
 
 METHOD = "fork" if sys.platform == "linux" else "spawn"
 """How processes begin; a forked one shares the source's memory."""
@@ -31,7 +31,7 @@ Made = tuple[Tensor, Any]
 """A block from `Allocate`, and plain values that can be pickled."""
 
 
-class Work(Protocol):
+class Handler(Protocol):
     """What the workers do; it travels to them once."""
 
     def make(self, how: Any, items: Sequence[int], begin: Callable[[int], None], allocate: Allocate) -> Made:
@@ -65,7 +65,7 @@ class Task:
 class Worker:
     """A process, and the tasks it has been given, oldest first."""
 
-    def __init__(self, work: Work, slot: int, at: Any, others: Sequence["Worker"]) -> None:
+    def __init__(self, work: Handler, slot: int, at: Any, others: Sequence["Worker"]) -> None:
         context: Any = get_context(METHOD)
         self.connection, theirs = context.Pipe()
         # a forked process has the parent's ends as well, and would keep its siblings from noticing that they are gone
@@ -107,7 +107,7 @@ def frozen() -> Iterator[None]:
 
 
 def _serve(
-    work: Work, parent: Any, inherited: Sequence[Any], at: Any, slot: int, parent_id: int
+    work: Handler, parent: Any, inherited: Sequence[Any], at: Any, slot: int, parent_id: int
 ) -> None:  # pragma: no cover, in another process
     """A worker's life: take items, do them, send what came of them."""
     for end in inherited:
@@ -126,7 +126,7 @@ def _serve(
             while not parent.poll(ORPHANED_S):
                 if os.getppid() != parent_id:
                     return
-            block = Block()
+            block = SharedBlock()
             try:
                 told, items = parent.recv()
                 how = how if told is None else told

@@ -19,7 +19,7 @@ from typing import Any
 from resnet_infer.console import note
 from resnet_infer.errors import DataError
 from resnet_infer.pipeline.shared_blocks import received
-from resnet_infer.pipeline.worker import METHOD, Task, Work, Worker
+from resnet_infer.pipeline.worker import METHOD, Handler, Task, Worker
 
 AHEAD = 4
 """Tasks that a worker has been given at most, so that it need not wait for the parent."""
@@ -36,7 +36,7 @@ POLL_S = 0.5
 class Pool:
     """Worker processes for one kind of work, replaced as they fall. They outlive a pass, and wait for the next."""
 
-    def __init__(self, work: Work, workers: int) -> None:
+    def __init__(self, work: Handler, workers: int) -> None:
         """`stop` must be called in the end; processes start with the first pass."""
         self.work = work
         self.workers = workers

@@ -23,7 +23,7 @@ ERROR_LIMIT = 20.0
 
 PNG, PAGE = "curves.png", "curves.html"
 
-Record = Mapping[str, Any]
+LogRecord = Mapping[str, Any]
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff }
@@ -37,7 +37,7 @@ pre { background: #f6f6f6; padding: .8rem; overflow-x: auto }
 """
 
 
-def error_figure(runs: Mapping[str, Sequence[Record]]) -> "Figure":
+def error_figure(runs: Mapping[str, Sequence[LogRecord]]) -> "Figure":
     """Training error dashed, test error solid, over iterations, of runs by name."""
     from matplotlib.figure import Figure
 
@@ -67,7 +67,7 @@ def error_figure(runs: Mapping[str, Sequence[Record]]) -> "Figure":
     return figure
 
 
-def curve(records: Sequence[Record], name: str) -> tuple[list[int], list[float]]:
+def curve(records: Sequence[LogRecord], name: str) -> tuple[list[int], list[float]]:
     """Iterations and values of one quantity."""
     points = [(record["iteration"], record[name]) for record in records if name in record]
     return [iteration for iteration, _ in points], [value for _, value in points]
@@ -80,7 +80,7 @@ def as_svg(figure: "Figure") -> str:
     return text.getvalue().split("?>", 1)[1].split(">", 1)[1]  # without the XML declaration and the document type
 
 
-def run_page(title: str, records: Sequence[Record], facts: Sequence[tuple[str, str]], recipe: str) -> str:
+def run_page(title: str, records: Sequence[LogRecord], facts: Sequence[tuple[str, str]], recipe: str) -> str:
     """A run as one HTML page that needs no other file: its curves, its tests, its recipe."""
     tests = [record for record in records if record["kind"] == "test"]
     losses = {record["iteration"]: record for record in records if record["kind"] == "train"}

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from resnet_infer.errors import UnknownNameError, UsageError
 
-Block = Literal["basic", "bottleneck"]
+BlockKind = Literal["basic", "bottleneck"]
 Shortcut = Literal["A", "B", "C", "none"]
 Stem = Literal["imagenet", "cifar"]
 Stride = Literal["first", "3x3"]
@@ -46,7 +46,7 @@ class ModelSpec:
     """One architecture. Two specs are the same network exactly when they are equal but for `name`."""
 
     name: str
-    block: Block
+    block: BlockKind
     depths: tuple[int, ...]
     """Blocks per stage."""
     widths: tuple[int, ...]
@@ -58,7 +58,7 @@ class ModelSpec:
     classes: int
 
     def __post_init__(self) -> None:
-        if self.block not in get_args(Block) or self.stem not in get_args(Stem):
+        if self.block not in get_args(BlockKind) or self.stem not in get_args(Stem):
             raise UsageError(f"architecture '{self.name}': unknown block '{self.block}' or stem '{self.stem}'")
         if self.shortcut not in get_args(Shortcut) or self.stride_in not in get_args(Stride):
             raise UsageError(f"architecture '{self.name}': unknown shortcut '{self.shortcut}' or stride")
@@ -184,7 +184,7 @@ class ModelSpec:
             raise UsageError(f"architecture record is incomplete or malformed: {error!r}") from error
 
 
-_IMAGENET: Mapping[int, tuple[Block, tuple[int, ...]]] = {
+_IMAGENET: Mapping[int, tuple[BlockKind, tuple[int, ...]]] = {
     18: ("basic", (2, 2, 2, 2)),
     34: ("basic", (3, 4, 6, 3)),
     50: ("bottleneck", (3, 4, 6, 3)),

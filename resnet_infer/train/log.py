@@ -18,7 +18,7 @@ FILE = "metrics.jsonl"
 CURVES = ("loss", "train_err", "lr", "images_per_s", "test_err")
 
 
-class Metrics:
+class RunLog:
     """The records of a run; what a killed run wrote after its checkpoint is dropped when it is resumed."""
 
     def __init__(self, folder: Path, iteration: int) -> None:

@@ -29,7 +29,7 @@ from resnet_infer.train.display import Display
 from resnet_infer.train.interrupt import Asked, interruptible
 from resnet_infer.train.job import Job, training_images
 from resnet_infer.train.kept import Kept
-from resnet_infer.train.log import Metrics
+from resnet_infer.train.log import RunLog
 from resnet_infer.train.schedule import Schedule
 from resnet_infer.train.step import CapturedStep, EagerStep, Step, momentum_of, restore_momentum, sgd
 from resnet_infer.train.sync_batch_norm import synchronised
@@ -101,7 +101,7 @@ class _Run:
         elif group.leads and recipe.mean == "pixel":
             note("the mean of every pixel is subtracted: these weights take one size; --mean channel has no such limit")
         self.step = self._step(Normalize(preprocessing, group.device))
-        self.metrics = Metrics(job.folder, self.done) if group.leads else None
+        self.metrics = RunLog(job.folder, self.done) if group.leads else None
         self.display = Display(job.spec.name, self.done, recipe.iterations, shown=group.leads)
         self.begun = self.mark = time.perf_counter()
         self.aside_s = 0.0

@@ -18,7 +18,7 @@ from resnet_infer.bench import session
 from resnet_infer.bench.opener import Opener
 from resnet_infer.bench.rows import BenchRun, load_run
 from resnet_infer.bench.runner import ABOVE_ROOF, Runner
-from resnet_infer.bench.session import Request, run
+from resnet_infer.bench.session import BenchmarkRequest, run
 from resnet_infer.bench.sweep import Cell, Subject, Sweep
 from resnet_infer.errors import DataError, UsageError
 from resnet_infer.pipeline.packing import Offload
@@ -45,12 +45,14 @@ def photos(picture: Callable[..., Picture], encode: Callable[..., bytes], tmp_pa
 
 
 @pytest.fixture(scope="module")
-def finished(photos: Path, tmp_path_factory: Any) -> tuple[Request, BenchRun]:
-    request = Request(sweep=SWEEP, output=tmp_path_factory.mktemp("run"), data=str(photos), device="cpu", workers=0)
+def finished(photos: Path, tmp_path_factory: Any) -> tuple[BenchmarkRequest, BenchRun]:
+    request = BenchmarkRequest(
+        sweep=SWEEP, output=tmp_path_factory.mktemp("run"), data=str(photos), device="cpu", workers=0
+    )
     return request, run(request)
 
 
-def test_every_row_of_the_sweep_is_measured(finished: tuple[Request, BenchRun]) -> None:
+def test_every_row_of_the_sweep_is_measured(finished: tuple[BenchmarkRequest, BenchRun]) -> None:
     _, done = finished
     assert [(row.backend, row.protocol, row.measurement) for row in done.rows] == [
         (backend, protocol, measurement)
@@ -76,7 +78,7 @@ def test_every_row_of_the_sweep_is_measured(finished: tuple[Request, BenchRun]) 
             assert row.network_fraction == pytest.approx(row.images_per_s / network.images_per_s)
 
 
-def test_the_file_holds_what_was_returned(finished: tuple[Request, BenchRun]) -> None:
+def test_the_file_holds_what_was_returned(finished: tuple[BenchmarkRequest, BenchRun]) -> None:
     request, done = finished
     path = request.output / "benchmark.json"
     assert json.loads(path.read_text())["rows"] == json.loads(done.to_json())["rows"]
@@ -86,13 +88,13 @@ def test_the_file_holds_what_was_returned(finished: tuple[Request, BenchRun]) ->
     assert [p.name for p in request.output.glob(".*")] == []
 
 
-def test_another_run_does_not_go_over_it(finished: tuple[Request, BenchRun]) -> None:
+def test_another_run_does_not_go_over_it(finished: tuple[BenchmarkRequest, BenchRun]) -> None:
     with pytest.raises(UsageError, match="is there already; go on with --resume"):
         run(finished[0])
 
 
 def test_resuming_a_finished_run_measures_nothing(
-    finished: tuple[Request, BenchRun], capsys: pytest.CaptureFixture[str]
+    finished: tuple[BenchmarkRequest, BenchRun], capsys: pytest.CaptureFixture[str]
 ) -> None:
     request, done = finished
     again = run(replace(request, resume=True))
@@ -100,7 +102,9 @@ def test_resuming_a_finished_run_measures_nothing(
     assert "12 of 12 rows are there already" in capsys.readouterr().err
 
 
-def test_what_was_measured_elsewhere_is_not_continued(finished: tuple[Request, BenchRun], tmp_path: Path) -> None:
+def test_what_was_measured_elsewhere_is_not_continued(
+    finished: tuple[BenchmarkRequest, BenchRun], tmp_path: Path
+) -> None:
     request, done = finished
     for other, what in (
         (replace(done, environment={**done.environment, "cpu": "another"}), "other cpu"),
@@ -121,7 +125,7 @@ def test_an_interrupted_run_keeps_its_rows_and_goes_on(
         if message.startswith("3/"):
             raise KeyboardInterrupt
 
-    request = Request(sweep=SWEEP, output=tmp_path, data=str(photos), device="cpu", workers=0, ceilings=False)
+    request = BenchmarkRequest(sweep=SWEEP, output=tmp_path, data=str(photos), device="cpu", workers=0, ceilings=False)
     monkeypatch.setattr(session, "note", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(request)
@@ -145,7 +149,7 @@ def test_what_fails_is_a_row_and_the_rest_is_measured(tmp_path: Path) -> None:
         repeats=1,
         seconds=0.01,
     )
-    done = run(Request(sweep=sweep, output=tmp_path / "run", device="cpu", ceilings=False))
+    done = run(BenchmarkRequest(sweep=sweep, output=tmp_path / "run", device="cpu", ceilings=False))
     found = {(Path(row.model).name, row.backend, row.precision): row.error for row in done.rows}
     assert found.pop(("resnet20.random", "torch", "fp32")) == ""
     assert all(found.values())
@@ -160,7 +164,9 @@ def test_errors_are_counted_where_the_classes_are_the_models(shared: Path, tmp_p
         batch_sizes=(64,), measurements=("files",), repeats=1,
     )  # fmt: skip
     data = str(shared / "data/cifar10/test.zip")
-    (row,) = run(Request(sweep=sweep, output=tmp_path, data=data, device="cpu", workers=0, ceilings=False)).rows
+    (row,) = run(
+        BenchmarkRequest(sweep=sweep, output=tmp_path, data=data, device="cpu", workers=0, ceilings=False)
+    ).rows
     assert row.top1_images == 500
     assert row.top1_err is not None
     assert row.top1_err_ci95 is not None
@@ -172,7 +178,7 @@ def test_errors_are_counted_where_the_classes_are_the_models(shared: Path, tmp_p
 )
 def test_measurements_that_cannot_be_are_refused(measurements: tuple[str, ...], reason: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=reason):
-        run(Request(sweep=replace(SWEEP, measurements=measurements), output=tmp_path / "x", device="cpu"))
+        run(BenchmarkRequest(sweep=replace(SWEEP, measurements=measurements), output=tmp_path / "x", device="cpu"))
     assert not (tmp_path / "x").exists()
 
 
@@ -191,13 +197,13 @@ def test_what_pytorch_raises_is_a_row_too(tmp_path: Path, monkeypatch: pytest.Mo
         batch_sizes=(3,), measurements=("network",), repeats=1, seconds=0.01,
     )  # fmt: skip
     torch._dynamo.reset()
-    broken, sound = run(Request(sweep=sweep, output=tmp_path, device="cpu", ceilings=False)).rows
+    broken, sound = run(BenchmarkRequest(sweep=sweep, output=tmp_path, device="cpu", ceilings=False)).rows
     assert broken.error
     assert "\n" not in broken.error
     assert sound.images_per_s > 0
 
 
-def test_a_share_far_above_the_roof_is_a_warning(finished: tuple[Request, BenchRun], tmp_path: Path) -> None:
+def test_a_share_far_above_the_roof_is_a_warning(finished: tuple[BenchmarkRequest, BenchRun], tmp_path: Path) -> None:
     """A busy machine's ceilings are too low, and a cache has none."""
     _, held = finished
     assert held.ceilings is not None
@@ -220,7 +226,7 @@ def test_a_share_far_above_the_roof_is_a_warning(finished: tuple[Request, BenchR
 @pytest.mark.parametrize("device", ["cpu", "cuda:0"])
 @pytest.mark.parametrize("offload", ["nothing", "rendering", "decoding"])
 def test_the_roof_counts_what_the_processor_decodes_and_what_travels(
-    offload: Offload, device: str, finished: tuple[Request, BenchRun], tmp_path: Path
+    offload: Offload, device: str, finished: tuple[BenchmarkRequest, BenchRun], tmp_path: Path
 ) -> None:
     _, held = finished
     assert held.ceilings is not None

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resnet_infer.data.samples import Chosen, Labels, Places, Sample, Samples, Strings, labels_of
+from resnet_infer.data.samples import Chosen, LabelColumn, Places, Sample, Samples, Strings, labels_of
 
 TEXTS = st.lists(st.text(st.characters(codec="utf-8") | st.sampled_from("\udc80\udcff\n\t/")))
 
@@ -29,8 +29,8 @@ def test_strings_are_the_list_of_texts(texts: list[str], prefix: str, part: slic
 
 @given(st.lists(st.none() | st.sampled_from(["cat", "dog", ""])))
 def test_labels_are_the_list_of_labels(labels: list[str | None]) -> None:
-    assert list(Labels(labels)) == labels
-    samples = Samples(Strings(map(str, range(len(labels)))), Labels(labels), range(len(labels)))
+    assert list(LabelColumn(labels)) == labels
+    samples = Samples(Strings(map(str, range(len(labels)))), LabelColumn(labels), range(len(labels)))
     assert list(labels_of(samples)) == list(labels_of(list(samples))) == labels
 
 
@@ -49,7 +49,7 @@ def test_chosen_samples_are_those_of_the_parts_one_after_another(lengths: list[i
 def test_a_sample_costs_its_name_and_a_few_numbers() -> None:
     count, name = 20_000, "n01440764/n01440764_10026.JPEG"
     tracemalloc.start()
-    names, labels, places = Strings(), Labels(), [array("q"), array("q")]
+    names, labels, places = Strings(), LabelColumn(), [array("q"), array("q")]
     for number in range(count):
         names.append(name)
         labels.append(name[:9])

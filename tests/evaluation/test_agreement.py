@@ -18,7 +18,7 @@ from resnet_infer.backends.load import Model
 from resnet_infer.data.open import open_source
 from resnet_infer.data.source import Source
 from resnet_infer.errors import DataError, UsageError
-from resnet_infer.evaluation.agreement import Agreement, agreement, compare
+from resnet_infer.evaluation.agreement import Agreement, agreement, measure_agreement
 from resnet_infer.evaluation.evaluate import evaluate
 from resnet_infer.model.resnet import ResNet
 from resnet_infer.pipeline.score import DEFAULT_BATCH
@@ -140,7 +140,9 @@ def test_models_are_compared_by_their_scores_on_every_image(
     expected = by_formula(*scores)
     assert 0.3 < expected["top1_agreement"] < 1
     assert 0.3 < expected["top5_overlap"] < 1
-    assert measures(compare(reference, candidate, CROP, labelled)) == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    assert measures(measure_agreement(reference, candidate, CROP, labelled)) == pytest.approx(
+        expected, rel=1e-3, abs=1e-5
+    )
 
 
 @pytest.mark.parametrize("protocol", [CROP, multi_scale((32, 40))], ids=lambda protocol: str(protocol.name))
@@ -149,7 +151,7 @@ def test_errors_and_drop_are_those_of_two_evaluations(
 ) -> None:
     (first,), (second,) = (evaluate(model, [protocol], labelled) for model in (reference, candidate))
     assert first.top1_errors != second.top1_errors
-    found = compare(reference, candidate, protocol, labelled)
+    found = measure_agreement(reference, candidate, protocol, labelled)
     assert (found.reference_errors, found.candidate_errors) == (first.top1_errors, second.top1_errors)
     assert found.top1_drop == pytest.approx(second.top1_err - first.top1_err, abs=1e-3)
     assert found.to_dict()["top1_drop"] == found.top1_drop
@@ -160,14 +162,14 @@ def test_a_tie_with_the_true_class_is_an_error_as_in_an_evaluation(
     reference: Model, labelled: Source, small_net: ResNet, model_of: Callable[..., Model]
 ) -> None:
     constant = model_of(small_net, LABELS, fc__weight=torch.zeros(10, 64), fc__bias=torch.zeros(10))
-    assert compare(reference, constant, CROP, labelled).candidate_errors == COUNT
+    assert measure_agreement(reference, constant, CROP, labelled).candidate_errors == COUNT
     p_NK = torch.tensor([[0.4, 0.4, 0.2], [0.5, 0.3, 0.2], [0.2, 0.2, 0.6]])
     assert agreement(p_NK, p_NK, [0, 0, 0]).reference_errors == 2
     assert agreement(p_NK, p_NK, [1, 1, 2]).candidate_errors == 2
 
 
 def test_a_model_agrees_with_itself_in_everything(reference: Model, labelled: Source) -> None:
-    found = compare(reference, reference, CROP, labelled)
+    found = measure_agreement(reference, reference, CROP, labelled)
     assert (found.top1_agreement, found.top5_overlap, found.kl_divergence) == (1, 1, 0)
     assert (found.max_diff, found.mean_diff, found.p99_diff, found.top1_drop) == (0, 0, 0, 0)
     assert found.logit_cosine == pytest.approx(1, abs=1e-9)
@@ -189,12 +191,12 @@ def test_order_and_batch_size_do_not_matter(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     order = list(range(COUNT))
-    expected = measures(compare(reference, candidate, CROP, unlabelled(order)))
+    expected = measures(measure_agreement(reference, candidate, CROP, unlabelled(order)))
     assert expected["top1_agreement"] < 1
     shuffled = np.random.default_rng(0).permutation(order).tolist()
     for batch in (1, 7, 64):
         monkeypatch.setitem(DEFAULT_BATCH, ("cpu", "cifar"), batch)
-        found = measures(compare(reference, candidate, CROP, unlabelled(shuffled)))
+        found = measures(measure_agreement(reference, candidate, CROP, unlabelled(shuffled)))
         assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
@@ -202,7 +204,7 @@ def test_without_classes_there_are_no_errors_and_every_image_advances_twice(
     reference: Model, candidate: Model, unlabelled: Callable[[list[int]], Source]
 ) -> None:
     advanced: list[float] = []
-    found = compare(reference, candidate, CROP, unlabelled(list(range(9))), advance=advanced.append)
+    found = measure_agreement(reference, candidate, CROP, unlabelled(list(range(9))), advance=advanced.append)
     assert (found.reference_errors, found.candidate_errors, found.top1_drop) == (None, None, None)
     assert sum(advanced) == 18
 
@@ -213,14 +215,14 @@ def test_an_unreadable_image_is_named(reference: Model, candidate: Model, labell
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("fox/broken.jpg", b"\xff\xd8\xff broken")
     with pytest.raises(DataError, match=r"fox/broken\.jpg"):
-        compare(reference, candidate, CROP, open_source(path))
+        measure_agreement(reference, candidate, CROP, open_source(path))
 
 
 def test_models_of_other_class_counts_are_refused(
     reference: Model, labelled: Source, random_net: Callable[..., ResNet], model_of: Callable[..., Model]
 ) -> None:
     with pytest.raises(UsageError, match="10 classes and random 7"):
-        compare(reference, model_of(random_net("resnet20", 7)), CROP, labelled)
+        measure_agreement(reference, model_of(random_net("resnet20", 7)), CROP, labelled)
 
 
 def test_classes_that_are_not_the_models_are_refused(
@@ -228,4 +230,4 @@ def test_classes_that_are_not_the_models_are_refused(
 ) -> None:
     others = model_of(small_net, Labels(names=tuple(f"class {number}" for number in range(10))))
     with pytest.raises(DataError, match="match no class"):
-        compare(others, candidate, CROP, labelled)
+        measure_agreement(others, candidate, CROP, labelled)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, log_loss, recall_score
 from torch import Tensor
 
-from resnet_infer.evaluation.calibration_metrics import BINS, Metrics
+from resnet_infer.evaluation.calibration_metrics import BINS, ClassificationMetrics
 from resnet_infer.evaluation.evaluate import rank_of
 from resnet_infer.evaluation.verdicts import judged, right_by_sets, verdicts_of
 
@@ -24,8 +24,10 @@ def drawn(images: int, classes: int, seed: int) -> tuple[list[int], Tensor]:
     return truth.tolist(), logits_NK.softmax(1)
 
 
-def counted(truth: list[int], p_NK: Tensor, real: list[set[int]] | None = None, at_once: int = 256) -> Metrics:
-    metrics = Metrics(p_NK.shape[1])
+def counted(
+    truth: list[int], p_NK: Tensor, real: list[set[int]] | None = None, at_once: int = 256
+) -> ClassificationMetrics:
+    metrics = ClassificationMetrics(p_NK.shape[1])
     for at in range(0, len(truth), at_once):
         some = slice(at, at + at_once)
         truth_N = torch.tensor(truth[some])
@@ -116,7 +118,7 @@ def test_parts_merge_to_the_whole_in_any_order() -> None:
     real = [{0}, set(), {1, 2}]
     whole = counted(truth, p_NK, [real[number % 3] for number in range(700)], at_once=1)
     parts = [counted(truth[k::3], p_NK[k::3], [real[k]] * len(truth[k::3])) for k in range(3)]
-    joined = Metrics(10)
+    joined = ClassificationMetrics(10)
     for part in reversed(parts):
         joined.merge(part)
     expected, found = whole.to_dict(), joined.to_dict()
@@ -125,7 +127,7 @@ def test_parts_merge_to_the_whole_in_any_order() -> None:
     for key in ("images", "confusion", "classes", "real"):
         assert found[key] == expected[key]
     with pytest.raises(ValueError, match="7 classes"):
-        joined.merge(Metrics(7))
+        joined.merge(ClassificationMetrics(7))
 
 
 def test_a_class_that_is_only_predicted_has_no_error() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from resnet_infer.pipeline import decode as decoding
 from resnet_infer.pipeline.decode import decode_jpegs
-from resnet_infer.pipeline.packing import Record, pack, prepare, unpack
+from resnet_infer.pipeline.packing import ImageRecord, pack, prepare, unpack
 from resnet_infer.pipeline.transfer import Upload
 from resnet_infer.spec.protocols import single_crop
 
@@ -59,7 +59,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
         yield device
 
 
-Packed = tuple[Tensor, list[Record]]
+Packed = tuple[Tensor, list[ImageRecord]]
 
 
 @pytest.fixture

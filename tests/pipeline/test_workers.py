@@ -16,7 +16,7 @@ import torch
 
 from resnet_infer.errors import DataError
 from resnet_infer.pipeline import worker
-from resnet_infer.pipeline.worker import Allocate, Made, Task, Work
+from resnet_infer.pipeline.worker import Allocate, Handler, Made, Task
 from resnet_infer.pipeline.workers import Pool
 
 COUNT = 41
@@ -52,7 +52,7 @@ class Squares:
         return block, list(items)
 
 
-def in_workers(work: Work, count: int, size: int, processes: int, limit_s: float) -> Iterator[Task]:
+def in_workers(work: Handler, count: int, size: int, processes: int, limit_s: float) -> Iterator[Task]:
     """One pass by a pool of its own."""
     pool = Pool(work, processes)
     try:

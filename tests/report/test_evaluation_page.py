@@ -6,14 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resnet_infer.evaluation.calibration_metrics import BINS, Metrics
+from resnet_infer.evaluation.calibration_metrics import BINS, ClassificationMetrics
 from resnet_infer.evaluation.rows import EvalRow
 from resnet_infer.evaluation.verdicts import judged, verdicts_of
 from resnet_infer.report.evaluation_page import MATRIX_CLASSES, SHOWN, eval_page
 
 
-def counted(truth_N: Tensor, p_NK: Tensor, real: Sequence[set[int]] | None = None) -> Metrics:
-    metrics = Metrics(p_NK.shape[1])
+def counted(truth_N: Tensor, p_NK: Tensor, real: Sequence[set[int]] | None = None) -> ClassificationMetrics:
+    metrics = ClassificationMetrics(p_NK.shape[1])
     metrics.add(truth_N, verdicts_of(judged(p_NK[:, None], truth_N, metrics=True, real=real)[:, 0]))
     return metrics
 

@@ -13,7 +13,7 @@ from PIL import Image
 from benchmarks.figures import response_figure
 from resnet_infer.report import training
 from resnet_infer.report.training import curve, error_figure
-from resnet_infer.train.log import Metrics
+from resnet_infer.train.log import RunLog
 from resnet_infer.train.recipe import RECIPES
 
 TEST = [(2, 30.0), (4, 9.0)]
@@ -22,7 +22,7 @@ TRAIN = [(1, 90.0), (2, 60.0), (3, 20.0), (4, 8.0)]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    metrics = Metrics(tmp_path, 0)
+    metrics = RunLog(tmp_path, 0)
     for i, err in TRAIN:
         metrics.add(
             {"kind": "train", "iteration": i, "epoch": i / 2, "loss": 1 / i, "train_err": err, "lr": 0.1, "seconds": i}

@@ -12,15 +12,8 @@ from hypothesis import strategies as st
 
 from resnet_infer.errors import ArtifactError
 from resnet_infer.spec.architectures import spec_from_name
-from resnet_infer.spec.engine_manifest import (
-    Capability,
-    EngineRecord,
-    Host,
-    check_file,
-    check_host,
-    misfits,
-    record_path,
-)
+from resnet_infer.spec import engine_manifest
+from resnet_infer.spec.engine_manifest import Capability, EngineRecord, Host, check_file, check_host, misfits
 from resnet_infer.spec.labels import CIFAR10_NAMES, Labels
 from resnet_infer.spec.manifest import Manifest
 from resnet_infer.spec.precisions import Layer
@@ -304,5 +297,5 @@ def test_the_file_of_the_record_passes_and_any_other_is_told_apart() -> None:
 
 
 def test_the_record_lies_beside_the_engine() -> None:
-    assert record_path(Path("a/net.v1.engine")) == Path("a/net.v1.engine.json")
-    assert record_path(Path("model.plan")) == Path("model.plan.json")
+    assert engine_manifest.record_path(Path("a/net.v1.engine")) == Path("a/net.v1.engine.json")
+    assert engine_manifest.record_path(Path("model.plan")) == Path("model.plan.json")

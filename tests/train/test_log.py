@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from resnet_infer.errors import DataError
-from resnet_infer.train.log import Metrics, read_metrics
+from resnet_infer.train.log import RunLog, read_metrics
 
 
 def fill(folder: Path, iterations: range, at: int = 0) -> None:
-    metrics = Metrics(folder, at)
+    metrics = RunLog(folder, at)
     for i in iterations:
         metrics.add({"kind": "train", "iteration": i, "loss": 1 / i, "train_err": 90.0 - i, "lr": 0.1})
         if i % 2 == 0:

@@ -9,7 +9,7 @@ from pathlib import Path
 from resnet_infer.data.formats.byte_ranges import FileWindow, Stretch, Unpacked, Window
 from resnet_infer.data.formats.folders import ARCHIVE_SUFFIXES, Tree
 from resnet_infer.data.formats.tar_file import read_member, tar_members
-from resnet_infer.data.formats.zip_file import MAX_BYTES, Member, ZipFile
+from resnet_infer.data.formats.zip_file import MAX_BYTES, ZipEntry, ZipFile
 from resnet_infer.data.samples import Sample, Strings
 from resnet_infer.errors import DataError
 
@@ -86,7 +86,7 @@ class Archive:
             raise DataError(f"{where}: archives in it are more than {MAX_DEPTH} deep, as {name}; unpack the outermost")
         return True
 
-    def _inner_window(self, archive: ZipFile, window: Window, member: Member, where: str) -> Window:
+    def _inner_window(self, archive: ZipFile, window: Window, member: ZipEntry, where: str) -> Window:
         if member.method == 0 and not member.flags & 1:
             return Stretch(window, archive.begin(member), member.size)
         self._inside += member.size
@@ -108,7 +108,7 @@ class Archive:
 class _Unpacking:
     """What unpacks a member; it travels to worker processes."""
 
-    def __init__(self, archive: ZipFile, member: Member) -> None:
+    def __init__(self, archive: ZipFile, member: ZipEntry) -> None:
         self.archive = archive
         self.member = member
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_infer.data.formats.zip_file import MAX_BYTES
-from resnet_infer.data.samples import Labels, Places, Sample, Samples, Strings
+from resnet_infer.data.samples import LabelColumn, Places, Sample, Samples, Strings
 from resnet_infer.errors import DataError
 
 IMAGE_SUFFIXES = {
@@ -94,7 +94,7 @@ class Tree:
             order = sorted(range(len(self._names)), key=lambda i: _sort_key(self._names.encoded(i)))
             self._names = Strings(self._names[i] for i in order)
             self._places = [array("q", (column[i] for i in order)) for column in self._places]
-        labels = Labels()
+        labels = LabelColumn()
         depth = len(self._shared or ())
         folder, label = None, None
         for name in self._names:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Any
 
-from resnet_infer.data.samples import Labels, Lazy, Sample, Samples, Strings
+from resnet_infer.data.samples import LabelColumn, Lazy, Sample, Samples, Strings
 from resnet_infer.errors import DataError
 
 SUFFIX = ".parquet"
@@ -23,7 +23,7 @@ ROWS = 16
 LISTED_ROWS = 2**16
 
 
-class Parquet:
+class ParquetImages:
     """The rows of one or more files."""
 
     left_out: Sequence[str] = ()
@@ -38,7 +38,7 @@ class Parquet:
         self.class_names: tuple[str, ...] = ()
         """What the files call the classes 0, 1, 2, ..., where they do."""
         self._columns: list[str] = []
-        names, labels = _RowNames(self._paths), Labels()
+        names, labels = _RowNames(self._paths), LabelColumn()
         for number, path in enumerate(self._paths):
             with _reporting(path), _opened(path) as file:
                 column, class_names = _layout(file)
@@ -199,7 +199,7 @@ class _reporting:  # noqa: N801, reads as a with statement
         if isinstance(error, DataError):
             raise DataError(f"{self.path}: {error}") from error
         if isinstance(error, (pa.ArrowException, OSError, StopIteration, ValueError, UnicodeDecodeError)):
-            raise DataError(f"{self.path}: not a readable Parquet file ({error})") from error
+            raise DataError(f"{self.path}: not a readable ParquetImages file ({error})") from error
 
 
 def _pyarrow() -> None:

@@ -14,7 +14,7 @@ from resnet_infer.data.formats.byte_ranges import FileWindow
 from resnet_infer.data.formats.folders import IMAGE_SUFFIXES
 from resnet_infer.data.formats.tar_file import read_member, tar_members
 from resnet_infer.data.formats.zip_file import MAX_BYTES
-from resnet_infer.data.samples import Labels, Lazy, Places, Sample, Samples, Strings
+from resnet_infer.data.samples import LabelColumn, Lazy, Places, Sample, Samples, Strings
 from resnet_infer.errors import DataError
 
 FIELDS = ("label", "cls", "class", "class_id", "class_name")
@@ -31,7 +31,7 @@ class Shards:
         self.name = name
         self.left_out = Strings()
         self._windows: list[FileWindow] = []
-        self._names, self._labels = Strings(), Labels()
+        self._names, self._labels = Strings(), LabelColumn()
         self._places = [array("q") for _ in range(3)]
         for path in paths:
             try:

@@ -24,7 +24,7 @@ ENCRYPTED, UTF_8 = 0x1, 0x800
 BUFFER = 2**18
 
 
-class Member(NamedTuple):
+class ZipEntry(NamedTuple):
     """One record of the directory."""
 
     name: str
@@ -45,7 +45,7 @@ class ZipFile:
         self._window = window
         self._begin, self._end, self._shift, self._count = _directory(window)
 
-    def members(self) -> Iterator[tuple[int, Member]]:
+    def members(self) -> Iterator[tuple[int, ZipEntry]]:
         """(position of its record, member) of every file, in the directory's order; raises DataError."""
         file = io.BufferedReader(Reader(self._window, self._begin), BUFFER)
         at, found = self._begin, 0
@@ -60,12 +60,12 @@ class ZipFile:
         if found != self._count:
             raise DataError(f"its directory has {found:,} entries and says {self._count:,}")
 
-    def member(self, position: int) -> Member:
+    def member(self, position: int) -> ZipEntry:
         """The member whose record is there."""
         file = io.BufferedReader(Reader(self._window, position), 1024)
         return _record(file.read(RECORD.size), file)[0]
 
-    def read(self, member: Member) -> bytes:
+    def read(self, member: ZipEntry) -> bytes:
         """A member's bytes, its checksum verified; raises DataError or OSError."""
         if member.size > MAX_BYTES or member.packed > MAX_BYTES:
             most = max(member.size, member.packed)
@@ -84,7 +84,7 @@ class ZipFile:
             raise DataError("is damaged in the zip file (its checksum or size is wrong)")
         return data
 
-    def begin(self, member: Member) -> int:
+    def begin(self, member: ZipEntry) -> int:
         """Where a member's bytes begin, by its local header."""
         at = member.offset + self._shift
         head = self._window.read_at(at, LOCAL.size)
@@ -123,7 +123,7 @@ def _directory(window: Window) -> tuple[int, int, int, int]:
     return begin, end, begin - offset, count
 
 
-def _record(head: bytes, file: Any) -> tuple[Member, int]:
+def _record(head: bytes, file: Any) -> tuple[ZipEntry, int]:
     if len(head) != RECORD.size or not head.startswith(b"PK\1\2"):
         raise DataError("its directory is damaged")
     fields = RECORD.unpack(head)
@@ -135,7 +135,7 @@ def _record(head: bytes, file: Any) -> tuple[Member, int]:
     if FULL_32 in (packed, size, offset):
         size, packed, offset = _wide(more, size, packed, offset)
     text = raw_name.decode("utf-8", "surrogateescape") if flags & UTF_8 else raw_name.decode("cp437")
-    member = Member(text.split("\0")[0], raw_name, flags, method, crc, packed, size, offset)
+    member = ZipEntry(text.split("\0")[0], raw_name, flags, method, crc, packed, size, offset)
     return member, RECORD.size + name + extra + comment
 
 
@@ -154,7 +154,7 @@ def _wide(extra: bytes, *values: int) -> list[int]:
     raise DataError("its directory is damaged")
 
 
-def _unpack(packed: bytes, member: Member) -> bytes:
+def _unpack(packed: bytes, member: ZipEntry) -> bytes:
     """At most one byte more than the member claims, whatever the data would unpack to."""
     most = member.size + 1
     if member.method == 0:

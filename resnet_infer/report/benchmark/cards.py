@@ -57,7 +57,7 @@ def _card(best: Best, several: bool) -> Html:
     if best.path and best.path is not row:
         inside = selection.INSIDE[best.path.measurement]
         parts.append(
-            element("p", f"{q.rate(best.path.images_per_s)} images/s {inside} ({selection.subject_of(best.path).way})")
+            element("p", f"{q.rate(best.path.images_per_s)} images/s {inside} ({selection.series_of(best.path).way})")
         )
     if top1(row):
         parts.append(element("p", f"top-1 error {top1(row)} % on {row.top1_images:,} images"))
@@ -65,7 +65,7 @@ def _card(best: Best, several: bool) -> Html:
 
 
 def _how(row: BenchRow) -> str:
-    return f"{selection.subject_of(row).way}, batch {selection.batch_text(row)}"
+    return f"{selection.series_of(row).way}, batch {selection.batch_text(row)}"
 
 
 def top1(row: BenchRow) -> str:

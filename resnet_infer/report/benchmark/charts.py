@@ -6,7 +6,7 @@ from resnet_infer.bench.rows import BenchRow, Measurement
 from resnet_infer.report import quantities as q
 from resnet_infer.report import svg
 from resnet_infer.report.benchmark import selection
-from resnet_infer.report.benchmark.selection import Subject, Waterfall, architecture_of, protocol_rank, subject_of
+from resnet_infer.report.benchmark.selection import Series, Waterfall, architecture_of, protocol_rank, series_of
 from resnet_infer.report.html import Html, details, element, join, table
 
 LEAST_BETWEEN_TICKS = 30
@@ -38,14 +38,14 @@ class Legend:
     """The number of every series on a page, so that one way to run looks the same in every chart."""
 
     def __init__(self, rows: Iterable[BenchRow]) -> None:
-        self.names: dict[Subject, str] = {}
+        self.names: dict[Series, str] = {}
         for own in selection.grouped(rows, architecture_of).values():
             self.names |= selection.labels(own)
         self._numbers = {name: number for number, name in enumerate(dict.fromkeys(self.names.values()))}
 
-    def number(self, subject: Subject) -> int:
+    def number(self, series: Series) -> int:
         """Which series it is."""
-        return self._numbers[self.names[subject]]
+        return self._numbers[self.names[series]]
 
 
 def throughput(rows: Sequence[BenchRow], measurement: Measurement, legend: Legend) -> list[Html]:
@@ -57,8 +57,8 @@ def throughput(rows: Sequence[BenchRow], measurement: Measurement, legend: Legen
         x = _batch_axis([row.batch_size for own in lines.values() for row in own])
         y = svg.log_axis([r.images_per_s for own in lines.values() for r in own], *_UP, q.tick)
         drawn, keys, said = [], [], []
-        for subject, own in lines.items():
-            number, name = legend.number(subject), legend.names[subject]
+        for series, own in lines.items():
+            number, name = legend.number(series), legend.names[series]
             points = [(x.at(row.batch_size), y.at(row.images_per_s)) for row in own]
             drawn.append(svg.line(points, number))
             drawn += [
@@ -92,7 +92,7 @@ def latencies(rows: Sequence[BenchRow], measurement: Measurement, legend: Legend
         if len({row.batch_size for row in every}) < 2:
             cells += [
                 [
-                    f"{title}: {legend.names[subject_of(row)]}",
+                    f"{title}: {legend.names[series_of(row)]}",
                     row.batch_size,
                     *(_percentile(row, p) for p in PERCENTILES),
                 ]
@@ -102,8 +102,8 @@ def latencies(rows: Sequence[BenchRow], measurement: Measurement, legend: Legend
         x = _batch_axis([row.batch_size for row in every])
         y = svg.log_axis([ms for row in every for ms in row.latency_ms.values() if ms > 0], *_UP, q.tick)
         drawn, keys, said = [], [], []
-        for place, (subject, own) in enumerate(lines.items()):
-            number, name = legend.number(subject), legend.names[subject]
+        for place, (series, own) in enumerate(lines.items()):
+            number, name = legend.number(series), legend.names[series]
             beside = 3.0 * (place - (len(lines) - 1) / 2)
             points = [(x.at(row.batch_size) + beside, y.at(row.latency_ms["p50"])) for row in own]
             drawn.append(svg.line(points, number))
@@ -127,14 +127,14 @@ def latencies(rows: Sequence[BenchRow], measurement: Measurement, legend: Legend
 
 
 def ladder_charts(rows: Sequence[BenchRow], measurement: Measurement, legend: Legend) -> list[Html]:
-    """Top-1 error with its 95 % interval over the best rate: a line through the protocols of every subject."""
+    """Top-1 error with its 95 % interval over the best rate: a line through the protocols of every series."""
     figures = []
     for architecture, group in selection.grouped(rows, architecture_of).items():
-        rungs: dict[Subject, list[tuple[BenchRow, BenchRow]]] = {}
-        for subject, ladder in selection.ladders(group).items():
+        rungs: dict[Series, list[tuple[BenchRow, BenchRow]]] = {}
+        for series, ladder in selection.ladders(group).items():
             found = [(r.fastest[measurement], r.scored) for r in ladder if r.scored and measurement in r.fastest]
             if found:
-                rungs[subject] = found
+                rungs[series] = found
         every = [pair for own in rungs.values() for pair in own]
         if len(every) < 2:
             continue
@@ -143,8 +143,8 @@ def ladder_charts(rows: Sequence[BenchRow], measurement: Measurement, legend: Le
         errors = [value for _, scored in every for value in (scored.top1_err_ci95 or (scored.top1_err or 0.0,))]
         y = svg.linear_axis(errors, *_UP, q.tick)
         drawn, keys, said = [], [], []
-        for subject, own in rungs.items():
-            number, name = legend.number(subject), legend.names[subject]
+        for series, own in rungs.items():
+            number, name = legend.number(series), legend.names[series]
             points = [(x.at(fast.images_per_s), y.at(scored.top1_err or 0.0)) for fast, scored in own]
             drawn.append(svg.line(points, number))
             for (at, up), (fast, scored) in zip(points, own, strict=True):
@@ -168,12 +168,12 @@ def ladder_charts(rows: Sequence[BenchRow], measurement: Measurement, legend: Le
     return figures
 
 
-def roof_bars(rows: Sequence[BenchRow], names: Mapping[Subject, str]) -> list[Html]:
-    """The share of its roof that every subject and protocol reaches at its best batch size, best first."""
+def roof_bars(rows: Sequence[BenchRow], names: Mapping[Series, str]) -> list[Html]:
+    """The share of its roof that every series and protocol reaches at its best batch size, best first."""
     lines: list[tuple[float, list[object]]] = []
-    for own in selection.grouped(rows, lambda row: (subject_of(row), row.protocol)).values():
+    for own in selection.grouped(rows, lambda row: (series_of(row), row.protocol)).values():
         row = max(own, key=lambda each: each.roof_fraction)
-        what = f"{architecture_of(row)} {row.protocol}: {names[subject_of(row)]}, batch {selection.batch_text(row)}"
+        what = f"{architecture_of(row)} {row.protocol}: {names[series_of(row)]}, batch {selection.batch_text(row)}"
         colour = {"compute": "s0", "memory": "s1"}.get(row.bound, "s2")
         lines.append(
             (row.roof_fraction, [what, svg.bar(row.roof_fraction, colour), q.percent(row.roof_fraction), row.bound])
@@ -188,7 +188,7 @@ def roof_bars(rows: Sequence[BenchRow], names: Mapping[Subject, str]) -> list[Ht
     return [drawn(lines[:MOST_BARS]), *([details(f"{len(rest)} more", drawn(rest))] if rest else [])]
 
 
-def waterfall_figure(found: Waterfall, names: Mapping[Subject, str]) -> Html:
+def waterfall_figure(found: Waterfall, names: Mapping[Series, str]) -> Html:
     """Images/s from the network alone to the whole path; the change is from the step before."""
     most = max(row.images_per_s for row in found.steps)
     lines = []
@@ -198,7 +198,7 @@ def waterfall_figure(found: Waterfall, names: Mapping[Subject, str]) -> Html:
         colour = "s0" if row.measurement == "network" else "s1"
         lines.append([row.measurement, svg.bar(row.images_per_s / most, colour), q.rate(row.images_per_s), change])
     first = found.steps[0]
-    title = f"{architecture_of(first)} {found.protocol}: {names[found.subject]}, batch {found.batch_size}"
+    title = f"{architecture_of(first)} {found.protocol}: {names[found.series]}, batch {found.batch_size}"
     busy = found.steps[-1].network_fraction
     slower = f"keeps the network {q.percent(busy)} busy" if busy < 1 else "is as fast as the network alone"
     note = f"The whole path {slower}." if busy else ""
@@ -221,18 +221,18 @@ def bars(header: Sequence[str], widths: Sequence[int], lines: Iterable[Sequence[
     return element("table", element("colgroup", columns), head, element("tbody", *body), kind=f"bars {kind}")
 
 
-def panels(rows: Iterable[BenchRow], measurement: Measurement) -> dict[tuple[str, str], dict[Subject, list[BenchRow]]]:
-    """Rows by architecture and protocol, then by subject, one for every batch size that ran, smallest first."""
-    found: dict[tuple[str, str], dict[Subject, list[BenchRow]]] = {}
+def panels(rows: Iterable[BenchRow], measurement: Measurement) -> dict[tuple[str, str], dict[Series, list[BenchRow]]]:
+    """Rows by architecture and protocol, then by series, one for every batch size that ran, smallest first."""
+    found: dict[tuple[str, str], dict[Series, list[BenchRow]]] = {}
     groups = selection.grouped(
         selection.of(selection.measured(rows), measurement), lambda r: (architecture_of(r), r.protocol)
     )
     order = list(dict.fromkeys(architecture for architecture, _ in groups))
     for key in sorted(groups, key=lambda key: (order.index(key[0]), protocol_rank(key[1]))):
         found[key] = {}
-        for subject, own in selection.grouped((row for row in groups[key] if row.batch_size > 0), subject_of).items():
+        for series, own in selection.grouped((row for row in groups[key] if row.batch_size > 0), series_of).items():
             sizes = selection.grouped(own, lambda row: row.batch_size)
-            found[key][subject] = [max(sizes[size], key=lambda row: row.images_per_s) for size in sorted(sizes)]
+            found[key][series] = [max(sizes[size], key=lambda row: row.images_per_s) for size in sorted(sizes)]
     return found
 
 

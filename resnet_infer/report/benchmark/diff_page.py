@@ -53,7 +53,7 @@ def _parts(name: str, first: BenchRun, comparison: RunComparison) -> list[object
         bar = f"1/{widest:.3g} to {widest:.3g}"
         header = ["", "ratio", bar, "", "first, images/s", "this, images/s"]
         lines_of = [
-            _line(change, names[selection.subject_of(change.first)], several, widest) for change in comparison.changes
+            _line(change, names[selection.series_of(change.first)], several, widest) for change in comparison.changes
         ]
         ratios = element("div", table(header, lines_of, numbers=(1, 4, 5)), kind="ratios")
         parts.append(section("Rows of both", ratios, level=3))

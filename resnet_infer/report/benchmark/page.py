@@ -141,7 +141,7 @@ def ladder_parts(rows: Rows, legend: Legend) -> list[Html]:
     present = [name for name in selection.MEASUREMENTS if any(name in rung.fastest for rung in rungs)]
     measurements = [present[0], *([present[-1]] if present[1:] else [])]
     figures = [figure for name in measurements for figure in charts.ladder_charts(rows, name, legend)]
-    of = {selection.subject_of(row): selection.architecture_of(row) for row in rows}
+    of = {selection.series_of(row): selection.architecture_of(row) for row in rows}
     several = len({of[subject] for subject in found}) > 1
     named = {subject: (f"{of[subject]}: " if several else "") + legend.names[subject] for subject in found}
     header = ["model and way", "protocol", "views", "top-1 err %", "GMAC", "× MACs"]

@@ -67,7 +67,7 @@ def _top1(row: BenchRow) -> str:
 
 COLUMNS = (
     Column("model", lambda row: row.model, -1),
-    Column("way", lambda row: selection.subject_of(row).way, -1),
+    Column("way", lambda row: selection.series_of(row).way, -1),
     Column("device", lambda row: row.device, 0),
     Column("protocol", lambda row: row.protocol, 0),
     Column("measurement", lambda row: row.measurement, 0),

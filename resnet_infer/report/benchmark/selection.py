@@ -23,7 +23,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Subject:
+class Series:
     """A model and a way to run it."""
 
     model: str
@@ -40,7 +40,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rung:
-    """A protocol of one subject: what it costs beside a single crop, and what it gains."""
+    """A protocol of one series: what it costs beside a single crop, and what it gains."""
 
     protocol: str
     views: int
@@ -56,9 +56,9 @@ class Rung:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waterfall:
-    """One subject under one protocol at one batch size, from the network alone to the whole path."""
+    """One series under one protocol at one batch size, from the network alone to the whole path."""
 
-    subject: Subject
+    series: Series
     protocol: str
     batch_size: int
     steps: Sequence[BenchRow]
@@ -97,9 +97,9 @@ def grouped(rows: Iterable[BenchRow], key: Callable[[BenchRow], Key]) -> dict[Ke
     return groups
 
 
-def subject_of(row: BenchRow) -> Subject:
+def series_of(row: BenchRow) -> Series:
     """Whose row it is."""
-    return Subject(row.model, row.backend, row.precision, row.options, row.device)
+    return Series(row.model, row.backend, row.precision, row.options, row.device)
 
 
 def architecture_of(row: BenchRow) -> str:
@@ -123,28 +123,28 @@ def protocol_rank(protocol: str) -> tuple[int, str]:
     return known, protocol
 
 
-def labels(rows: Iterable[BenchRow]) -> dict[Subject, str]:
-    """A short name for every subject: how it runs, with the model and the device only where that is not enough."""
-    subjects = list(dict.fromkeys(subject_of(row) for row in rows))
-    ways = Counter(subject.way for subject in subjects)
-    named = Counter((subject.model, subject.way) for subject in subjects)
+def labels(rows: Iterable[BenchRow]) -> dict[Series, str]:
+    """A short name for every series: how it runs, with the model and the device only where that is not enough."""
+    all_series = list(dict.fromkeys(series_of(row) for row in rows))
+    ways = Counter(series.way for series in all_series)
+    named = Counter((series.model, series.way) for series in all_series)
     return {
-        subject: (f"{subject.model}, " if ways[subject.way] > 1 and len({s.model for s in subjects}) > 1 else "")
-        + subject.way
-        + (f" on {subject.device}" if named[subject.model, subject.way] > 1 else "")
-        for subject in subjects
+        series: (f"{series.model}, " if ways[series.way] > 1 and len({s.model for s in all_series}) > 1 else "")
+        + series.way
+        + (f" on {series.device}" if named[series.model, series.way] > 1 else "")
+        for series in all_series
     }
 
 
-def ladders(rows: Iterable[BenchRow]) -> dict[Subject, list[Rung]]:
-    """The protocols of every subject that ran by more than one, cheapest views first."""
-    found: dict[Subject, list[Rung]] = {}
-    for subject, own in grouped(measured(rows), subject_of).items():
+def ladders(rows: Iterable[BenchRow]) -> dict[Series, list[Rung]]:
+    """The protocols of every series that ran by more than one, cheapest views first."""
+    found: dict[Series, list[Rung]] = {}
+    for series, own in grouped(measured(rows), series_of).items():
         by_protocol = grouped(own, lambda row: row.protocol)
         if len(by_protocol) > 1:
             single = by_protocol.get("single-crop", [])
             ordered = sorted(by_protocol, key=protocol_rank)
-            found[subject] = [_rung(name, by_protocol[name], single) for name in ordered]
+            found[series] = [_rung(name, by_protocol[name], single) for name in ordered]
     return found
 
 
@@ -170,18 +170,18 @@ def of(rows: Iterable[BenchRow], measurement: Measurement) -> list[BenchRow]:
 
 
 def waterfalls(rows: Iterable[BenchRow]) -> list[Waterfall]:
-    """Every subject and protocol with several measurements, at the batch size with most of them.
+    """Every series and protocol with several measurements, at the batch size with most of them.
 
     Where batch sizes have equally many, the one whose longest path is fastest.
     """
     found = []
-    for (subject, protocol), own in grouped(measured(rows), lambda row: (subject_of(row), row.protocol)).items():
+    for (series, protocol), own in grouped(measured(rows), lambda row: (series_of(row), row.protocol)).items():
         steps = [
             [row for name in MEASUREMENTS if (row := fastest(of(same, name)))] for same in grouped(own, asked).values()
         ]
         chosen = max(steps, key=lambda each: (len(each), each[-1].images_per_s))
         if len(chosen) > 1:
-            found.append(Waterfall(subject=subject, protocol=protocol, batch_size=asked(chosen[0]), steps=chosen))
+            found.append(Waterfall(series=series, protocol=protocol, batch_size=asked(chosen[0]), steps=chosen))
     return found
 
 

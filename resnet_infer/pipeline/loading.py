@@ -1,0 +1,21 @@
+"""How images are brought to the network: what every pass over a source is given as one value."""
+
+from dataclasses import dataclass
+
+from resnet_infer.pipeline.packing import Offload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loading:
+    """No score depends on any of these, but that `offload` may change pixels by a level or some."""
+
+    batch_size: int | None = None
+    """Tiles of the native size in a batch, which bounds every batch by the same number of pixels; it is halved when
+    the device runs out of memory. None is what suits the device."""
+    workers: int | None = None
+    """Decoding worker processes; 0 decodes in this process, None is what suits the machine."""
+    offload: Offload = "nothing"
+    """What of preparing the images the device does: nothing, rendering, or decoding JPEG too."""
+    image_timeout_s: float | None = None
+    """For one image in a worker process. A value has images decoded in worker processes, where one that crashes or
+    hangs costs itself alone; None guards nothing unless there are workers."""
