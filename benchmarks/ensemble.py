@@ -4,7 +4,7 @@ Sides, which take turns within every repeat:
 
 - network of each member: its backend runs the images' tiles, which lie in memory, in the batches of `score`. No
   decoding, no softmax, no counting.
-- one pass: `evaluate_together` from the zip file to every row's errors: decoding, both networks, both members' rows and
+- one pass: `evaluate` from the zip file to every row's errors: decoding, both networks, both members' rows and
   the ensemble's.
 - one by one: `evaluate` of each member, after each other; images are decoded once for each.
 
@@ -26,10 +26,11 @@ from resnet_infer.backends.load import open_model
 from resnet_infer.data.open import open_source
 from resnet_infer.data.source import Subset
 from resnet_infer.environment import environment
-from resnet_infer.evaluation.evaluate import evaluate, evaluate_together
+from resnet_infer.evaluation.evaluate import evaluate
 from resnet_infer.files import replacing
 from resnet_infer.model.checkpoints import Overrides
 from resnet_infer.pipeline.loader import load
+from resnet_infer.pipeline.loading import Loading
 from resnet_infer.pipeline.score import DEFAULT_BATCH, Member
 from resnet_infer.spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from resnet_infer.spec.protocols import protocol_for
@@ -61,8 +62,10 @@ def main() -> None:
     sides: dict[str, Callable[[], object]] = {}
     for member in members:
         sides[f"network {member.model.name}"] = network_only(member, source)
-    sides["one pass"] = lambda: evaluate_together(members, source, workers=args.workers)
-    sides["one by one"] = lambda: [evaluate(m.model, m.protocols, source, workers=args.workers) for m in members]
+    sides["one pass"] = lambda: evaluate(members, source, loading=Loading(workers=args.workers))
+    sides["one by one"] = lambda: [
+        evaluate([Member(m.model, tuple(m.protocols))], source, loading=Loading(workers=args.workers)) for m in members
+    ]
     timed = in_turns(sides, args.repeats)
     names = " ".join(f"-m {Path(name).name}" for name in args.model)
     result: dict[str, Any] = {

@@ -35,7 +35,9 @@ from resnet_infer.data.samples import Sample
 from resnet_infer.evaluation.evaluate import evaluate
 from resnet_infer.pipeline import loader
 from resnet_infer.pipeline.loader import CHUNK
+from resnet_infer.pipeline.loading import Loading
 from resnet_infer.pipeline.packing import pack, prepare
+from resnet_infer.pipeline.score import Member
 from resnet_infer.spec.architectures import spec_from_name
 from resnet_infer.spec.labels import Labels
 from resnet_infer.spec.manifest import Manifest
@@ -199,7 +201,7 @@ def _prepared(case: Case) -> Callable[[], float]:
 
     def run() -> float:
         begun = time.process_time()
-        (row,) = evaluate(model, [protocol], source, workers=0, batch_size=BATCH)
+        (row,) = evaluate([Member(model, (protocol,))], source, loading=Loading(workers=0, batch_size=BATCH))
         seconds = time.process_time() - begun
         assert row.images == case.images
         return seconds / case.images

@@ -24,6 +24,8 @@ import numpy as np
 from PIL import Image
 
 from resnet_infer.environment import environment
+from resnet_infer.pipeline.loading import Loading
+from resnet_infer.pipeline.score import Member
 from resnet_infer.spec.labels import CIFAR10_NAMES
 
 DISTINCT = 200
@@ -167,7 +169,9 @@ def measure(where: str, count: int, scored: int) -> dict[str, float]:
     assert len(truth) == len(source.samples) == count
     listing = resident_mib() - before
     first = 0.0
-    for done, result in enumerate(score(model, [protocol], source, indices=range(scored), workers=1)):
+    for done, result in enumerate(
+        score([Member(model, (protocol,))], source, indices=range(scored), loading=Loading(workers=1))
+    ):
         assert result.probs_PK is not None, result.error
         if not done:
             first = time.perf_counter() - begun

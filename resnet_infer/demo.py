@@ -24,7 +24,8 @@ from resnet_infer.evaluation.predict import predict
 from resnet_infer.evaluation.rows import EvalRow
 from resnet_infer.export.to_onnx import export_onnx
 from resnet_infer.model.checkpoints import load_checkpoint, save_checkpoint
-from resnet_infer.pipeline.score import score
+from resnet_infer.pipeline.loading import Loading
+from resnet_infer.pipeline.score import Member, score
 from resnet_infer.report.text import as_table
 from resnet_infer.spec.labels import Labels
 from resnet_infer.spec.protocols import PROTOCOL_NAMES, Protocol, protocol_for
@@ -80,13 +81,16 @@ def _run(folder: Path) -> None:
         for name in PROTOCOL_NAMES
     ]
     print("4. The held-out images by the paper's three protocols, on both backends\n")
-    results = [[evaluate(model, [protocol], held_out, workers=0)[0] for model in models] for protocol in protocols]
+    results = [
+        [evaluate([Member(model, (protocol,))], held_out, loading=Loading(workers=0))[0] for model in models]
+        for protocol in protocols
+    ]
     print(_ladder(protocols, results))
     print(f"\n5. Backends: largest difference of a probability {_difference(models, protocols, held_out):.0e}")
 
     print("6. Predictions from the ONNX file")
     some = open_source(_excerpt(held_out, folder / "some.zip"))
-    for record in predict(models[1], protocols[0], some, top_k=1, workers=0):
+    for record in predict(models[1], protocols[0], some, top_k=1, loading=Loading(workers=0)):
         best = record.predictions[0]
         print(f"   {record.path.ljust(22)}  {best['label']} ({100 * best['prob']:.1f} %)")
 
@@ -147,7 +151,12 @@ def _ladder(protocols: Sequence[Protocol], results: Sequence[Sequence[EvalRow]])
 
 def _difference(models: Sequence[Model], protocols: Sequence[Protocol], source: Source, images: int = 60) -> float:
     probs = [
-        {result.index: result.probs_PK for result in score(m, protocols, source, indices=range(images), workers=0)}
+        {
+            result.index: result.probs_PK
+            for result in score(
+                [Member(m, tuple(protocols))], source, indices=range(images), loading=Loading(workers=0)
+            )
+        }
         for m in models
     ]
     first, second = (torch.stack([part[i] for i in range(images) if part[i] is not None]) for part in probs)  # type: ignore[misc]

@@ -19,6 +19,7 @@ from resnet_infer.export.engine_builder import BuildOptions
 from resnet_infer.export.to_onnx import export_onnx
 from resnet_infer.export.to_tensorrt import build_engine
 from resnet_infer.model.checkpoints import Overrides, load_checkpoint
+from resnet_infer.pipeline.score import Member
 from resnet_infer.spec.engine_manifest import misfits
 from resnet_infer.spec.precisions import Precision
 from resnet_infer.spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD
@@ -49,7 +50,7 @@ def test_errors_of_the_export_in_onnxruntime(
     manifest = export_onnx(checkpoint, path, precision=precision, quantization=quantization)
     model = open_model(str(path), device="cpu")
     protocol = protocol_for("single-crop", manifest.spec, manifest.preprocessing)
-    (row,) = evaluate(model, [protocol], open_source(cifar10 / "test.zip"))
+    (row,) = evaluate([Member(model, (protocol,))], open_source(cifar10 / "test.zip"))
     assert (row.images, row.backend, row.precision) == (10_000, "onnxruntime", precision)
     if quantization:
         assert manifest.quantization["held_out"] == 500
@@ -93,6 +94,6 @@ def test_errors_on_a_gpu(
     model = open_model(artifact, device="cuda", precision=precision, overrides=overrides)
     assert model.backend.info.device == "cuda:0"
     protocol = protocol_for("single-crop", model.manifest.spec, model.manifest.preprocessing)
-    (row,) = evaluate(model, [protocol], open_source(cifar10 / "test.zip"))
+    (row,) = evaluate([Member(model, (protocol,))], open_source(cifar10 / "test.zip"))
     assert (row.images, row.backend, row.precision) == (10_000, backend, precision)
     assert abs(row.top1_errors - errors) <= more

@@ -18,6 +18,7 @@ from resnet_infer.data.source import Source
 from resnet_infer.errors import ResnetInferError
 from resnet_infer.export.parity import TOLERANCE
 from resnet_infer.pipeline.loader import load
+from resnet_infer.pipeline.loading import Loading
 from resnet_infer.pipeline.packing import Offload
 from resnet_infer.pipeline.transfer import Upload, fetch
 from resnet_infer.spec.protocols import Protocol, multi_scale, single_crop, ten_crop
@@ -164,11 +165,13 @@ def path(
     context: Context, protocol: Protocol, source: Source, reference: Model, own: Model, bound: float = 1e-3
 ) -> None:
     """`score` on the device against `score` on the CPU, whatever the batch and the workers."""
-    expected_NK = by_name(reference, protocol, source, workers=0)
-    for how in ({"workers": 0}, {"workers": 2, "batch_size": 4}):
-        said_NK = by_name(own, protocol, source, **how)
+    expected_NK = by_name(reference, protocol, source, Loading(workers=0))
+    for words, loading in (
+        ("workers 0", Loading(workers=0)),
+        ("workers 2, batch_size 4", Loading(workers=2, batch_size=4)),
+    ):
+        said_NK = by_name(own, protocol, source, loading)
         off = float((said_NK - expected_NK).abs().max())
-        words = ", ".join(f"{name} {value}" for name, value in how.items())
         what = f"scores, {own.backend.info.precision}, {protocol.name}, {words}: largest difference to the CPU"
         context.check(what, off, bound, at_most=True)
 
@@ -194,7 +197,7 @@ def pixels(context: Context, source: Source, own: Model, offload: Offload, said:
     bound = 1 if offload == "rendering" else None
     context.check(f"{said}: largest pixel difference, levels", worst, bound, at_most=True, note=note)
     context.check(f"{said}: share of values more than a level off", beyond / count)
-    expected_N = by_name(own, single_crop(), source, workers=0).argmax(1)
-    said_N = by_name(own, single_crop(), source, workers=0, offload=offload).argmax(1)
+    expected_N = by_name(own, single_crop(), source, Loading(workers=0)).argmax(1)
+    said_N = by_name(own, single_crop(), source, Loading(workers=0, offload=offload)).argmax(1)
     flips = float((expected_N != said_N).double().mean())
     context.check(f"{said}: best classes that change", flips, 0.02, at_most=True)

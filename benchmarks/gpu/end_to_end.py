@@ -24,6 +24,7 @@ from resnet_infer.bench.sweep import Cell, Subject
 from resnet_infer.data.source import Source
 from resnet_infer.evaluation.verdicts import best
 from resnet_infer.pipeline.loader import cores
+from resnet_infer.pipeline.loading import Loading
 from resnet_infer.pipeline.packing import Offload
 from resnet_infer.pipeline.score import Member, score_groups
 from resnet_infer.predictions.records import TOP_K
@@ -222,5 +223,7 @@ def one_pass(model: Model, name: str, source: Source, batch: int, workers: int) 
     """Score everything once; gives the number of images."""
     protocol = protocol_for(name, model.manifest.spec, model.manifest.preprocessing)
     members = [Member(model, (protocol,))]
-    results = score_groups(members, source, reduce=partial(best, TOP_K), batch_size=batch, workers=workers)
+    results = score_groups(
+        members, source, reduce=partial(best, TOP_K), loading=Loading(batch_size=batch, workers=workers)
+    )
     return sum(len(images.indices) for images in results)

@@ -16,8 +16,9 @@ from resnet_infer.bench.fastest import open_fastest
 from resnet_infer.data.open import open_source
 from resnet_infer.data.source import Source
 from resnet_infer.evaluation.evaluate import evaluate
+from resnet_infer.pipeline.loading import Loading
 from resnet_infer.pipeline.packing import Offload
-from resnet_infer.pipeline.score import score
+from resnet_infer.pipeline.score import Member, score
 from resnet_infer.spec.protocols import Protocol, multi_scale, single_crop, ten_crop
 
 PROTOCOLS: Mapping[str, Callable[[], Protocol]] = {
@@ -86,21 +87,21 @@ def evaluation(
         model = open_fastest(str(folder / file), dense=dense, device=device, overrides=OVERRIDES)
     else:
         model = opened(folder, file, precision, options, device)
-    how: dict[str, Any] = {"batch_size": batch, "workers": workers, "offload": offload}
+    loading = Loading(batch_size=batch, workers=workers, offload=offload)
 
     def work() -> Mapping[str, Any]:
-        (row,) = evaluate(model, [chosen], source, **how)
+        (row,) = evaluate([Member(model, (chosen,))], source, loading=loading)
         return {"top1_errors": row.top1_errors}
 
     return Running(
-        outputs=lambda: by_name(model, chosen, source, **how), work=work, versions=model.backend.info.versions
+        outputs=lambda: by_name(model, chosen, source, loading), work=work, versions=model.backend.info.versions
     )
 
 
-def by_name(model: Model, protocol: Protocol, source: Source, **how: Any) -> Tensor:
-    """(N, K) probabilities in the order of the files' names; `how` goes to `score`."""
+def by_name(model: Model, protocol: Protocol, source: Source, loading: Loading) -> Tensor:
+    """(N, K) probabilities in the order of the files' names."""
     found: dict[str, Tensor] = {}
-    for scored in score(model, [protocol], source, **how):
+    for scored in score([Member(model, (protocol,))], source, loading=loading):
         assert scored.probs_PK is not None, scored.error
         found[source.samples[scored.index].name] = scored.probs_PK[0]
     return torch.stack([found[name] for name in sorted(found)])

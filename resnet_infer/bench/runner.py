@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -22,6 +21,7 @@ from resnet_infer.evaluation.rows import EvalRow
 from resnet_infer.evaluation.verdicts import best
 from resnet_infer.pipeline.decode import decode
 from resnet_infer.pipeline.loader import Crew
+from resnet_infer.pipeline.loading import Loading
 from resnet_infer.pipeline.packing import Offload
 from resnet_infer.pipeline.score import Member, check_served, score_groups
 from resnet_infer.spec.protocols import Protocol, Size, protocol_for
@@ -108,20 +108,16 @@ class Runner:
             raise DataError(f"the measurement {cell.measurement} needs images: give --data DATA")
         source = Loaded(self.data.source) if cell.measurement == "memory" else self.data.source
         with Crew(source) as crew:
-            kept: dict[str, Any] = {
-                "batch_size": cell.batch_size,
-                "workers": self.workers,
-                "offload": self.offload,
-                "crew": crew,
-            }
+            loading = Loading(batch_size=cell.batch_size, workers=self.workers, offload=self.offload)
+            members = [Member(model, (protocol,))]
 
             def once() -> int:
-                results = score_groups([Member(model, (protocol,))], source, reduce=partial(best, TOP_K), **kept)
+                results = score_groups(members, source, reduce=partial(best, TOP_K), loading=loading, crew=crew)
                 return sum(len(images.indices) for images in results if not images.error)
 
             counted = None
             if self._labelled(model, cell):
-                counted = evaluate(model, [protocol], source, on_error="skip", **kept)[0]
+                counted = evaluate(members, source, on_error="skip", loading=loading, crew=crew)[0]
             device = torch.device(model.backend.info.device)
             return measure_path(once, repeats=sweep.repeats, device=device, warm_up=counted is None), counted
 

@@ -69,6 +69,7 @@ def compare(
     from resnet_infer.data.open import open_source
     from resnet_infer.environment import environment
     from resnet_infer.evaluation.compare import compare_models, compare_predictions
+    from resnet_infer.pipeline.loading import Loading
     from resnet_infer.report.thumbnails import thumbnails
 
     kept = [Path(name).suffix.lower() in KEPT for name in (a, b)]
@@ -96,10 +97,12 @@ def compare(
                 members[1],
                 source,
                 on_error=on_error,  # type: ignore[arg-type]  # compare_models checks it
-                batch_size=batch_size,
-                workers=workers,
-                offload=options.offload(render, decode),
-                image_timeout_s=image_timeout,
+                loading=Loading(
+                    batch_size=batch_size,
+                    workers=workers,
+                    offload=options.offload(render, decode),
+                    image_timeout_s=image_timeout,
+                ),
                 advance=advance,
             )
     for image in found[0].unreadable:

@@ -122,7 +122,8 @@ def evaluate(
     from resnet_infer.data.open import open_source
     from resnet_infer.distributed.group import processes
     from resnet_infer.environment import environment
-    from resnet_infer.evaluation.evaluate import evaluate_together as run
+    from resnet_infer.evaluation.evaluate import evaluate as run
+    from resnet_infer.pipeline.loading import Loading
     from resnet_infer.predictions.files import format_of
     from resnet_infer.predictions.recorder import Recording
 
@@ -156,10 +157,12 @@ def evaluate(
                 source,
                 weights=weights_of(weights, len(model)),
                 on_error=on_error,  # type: ignore[arg-type]  # evaluate checks it
-                batch_size=batch_size,
-                workers=workers,
-                offload=options.offload(render, decode),
-                image_timeout_s=image_timeout,
+                loading=Loading(
+                    batch_size=batch_size,
+                    workers=workers,
+                    offload=options.offload(render, decode),
+                    image_timeout_s=image_timeout,
+                ),
                 metrics=metrics or page is not None,
                 real=real_sets(source, real_labels, first.labels, first.spec.classes) if real_labels else None,
                 recording=Recording(path=predictions, resume=resume, probabilities=probabilities)

@@ -85,7 +85,7 @@ def predict(
     from resnet_infer.console import note, progress
     from resnet_infer.data.open import open_inputs
     from resnet_infer.evaluation.predict import predict as run
-    from resnet_infer.pipeline.loader import IMAGE_TIMEOUT_S
+    from resnet_infer.pipeline.loading import IMAGE_TIMEOUT_S, Loading
 
     opener = partial(
         options.open_as_asked,
@@ -104,10 +104,12 @@ def predict(
     )
     how: dict[str, Any] = {
         "top_k": top_k,
-        "batch_size": batch_size,
-        "workers": workers,
-        "offload": options.offload(render, decode),
-        "image_timeout_s": image_timeout or (IMAGE_TIMEOUT_S if on_error == "skip" else None),
+        "loading": Loading(
+            batch_size=batch_size,
+            workers=workers,
+            offload=options.offload(render, decode),
+            image_timeout_s=image_timeout or (IMAGE_TIMEOUT_S if on_error == "skip" else None),
+        ),
     }
     if output:
         on = "cuda" if opened.backend.info.device.startswith("cuda") else "cpu"

@@ -21,7 +21,7 @@ class RollCall:
     def __init__(
         self,
         group: Processes,
-        advance: Callable[[float], None] = lambda images: None,
+        advance: Callable[[int], object] = lambda images: None,
         clock: Callable[[], float] = time.monotonic,
         remedy: str = "see what became of it",
     ) -> None:

@@ -18,9 +18,8 @@ from resnet_infer.evaluation.class_order import naming, order_between, orders, r
 from resnet_infer.evaluation.comparison_rows import Comparison, Side
 from resnet_infer.evaluation.flips import Judged, Pairs, judge, mcnemar_exact
 from resnet_infer.evaluation.rows import wilson_interval
-from resnet_infer.pipeline.loader import IMAGE_TIMEOUT_S
-from resnet_infer.pipeline.packing import Offload
-from resnet_infer.pipeline.score import Member, score_together
+from resnet_infer.pipeline.loading import DEFAULT, Loading
+from resnet_infer.pipeline.score import Member, score
 from resnet_infer.predictions.files import open_predictions
 from resnet_infer.predictions.records import Identity, Record
 from resnet_infer.spec.labels import Labels
@@ -35,16 +34,13 @@ def compare_models(
     source: Source,
     *,
     on_error: OnUnreadable = "fail",
-    batch_size: int | None = None,
-    workers: int | None = None,
-    offload: Offload = "nothing",
-    image_timeout_s: float | None = None,
+    loading: Loading = DEFAULT,
     advance: Callable[[float], None] = lambda images: None,
 ) -> list[Comparison]:
     """Any two classifiers of the same classes in one pass with one decode: a comparison a protocol, in their order.
 
-    Images that cannot be read end it (`fail`) or are named and left out (`skip`). With `skip` or an `image_timeout_s`
-    they are decoded in worker processes, which may crash. `advance` is called with 1 after every image. Raises
+    Images that cannot be read end it (`fail`) or are named and left out (`skip`). With `skip` they
+    are decoded in worker processes, which may crash. `advance` is called with 1 after every image. Raises
     UsageError if the classes are not the same, DataError if they are not the source's.
     """
     if on_error not in get_args(OnUnreadable):
@@ -52,7 +48,7 @@ def compare_models(
     if [p.name for p in a.protocols] != [p.name for p in b.protocols]:
         raise ValueError("both sides of a comparison are scored under the same protocols")
     if on_error == "skip":
-        image_timeout_s = image_timeout_s or IMAGE_TIMEOUT_S
+        loading = loading.guarded()
     truth, (_, order) = orders([a.model, b.model], source)
     labels = a.model.manifest.labels or (b.model.manifest.labels if truth is None else None)  # in a's order
     name_of = naming(labels, source, truth)
@@ -60,14 +56,7 @@ def compare_models(
     agreeing = [Agreeing(len(source.samples), a.model.manifest.spec.classes) for _ in a.protocols]
     unreadable: dict[int, str] = {}
     begun = time.perf_counter()
-    for result in score_together(
-        [a, b],
-        source,
-        batch_size=batch_size,
-        workers=workers,
-        offload=offload,
-        image_timeout_s=image_timeout_s,
-    ):
+    for result in score([a, b], source, loading=loading):
         path = source.samples[result.index].name
         if result.probs_PK is None:
             if on_error == "fail":

@@ -48,7 +48,7 @@ class Ensemble:
         return own + list(self.members[0].protocols) if self.averages else own
 
     def rows(self, probs_NPK: Tensor) -> Tensor:
-        """The rows of `score_together`, then the ensemble's, (N, Q, K), all in the first member's order of classes.
+        """The rows of `score`, then the ensemble's, (N, Q, K), all in the first member's order of classes.
 
         Computed where the probabilities are, which is where the members run.
         """

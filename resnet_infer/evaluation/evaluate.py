@@ -3,7 +3,8 @@
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, closing
-from typing import Any, Literal, get_args
+from dataclasses import replace
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -22,7 +23,8 @@ from resnet_infer.evaluation.ensemble import Ensemble
 from resnet_infer.evaluation.rows import EvalRow, rows_of, wilson_interval
 from resnet_infer.evaluation.tally import Tally
 from resnet_infer.evaluation.verdicts import rank_of
-from resnet_infer.pipeline.loader import IMAGE_TIMEOUT_S, Crew, auto_workers, load
+from resnet_infer.pipeline.loader import Crew, auto_workers, load
+from resnet_infer.pipeline.loading import DEFAULT, Loading
 from resnet_infer.pipeline.packing import Offload
 from resnet_infer.pipeline.score import Member, score_groups
 from resnet_infer.predictions.identity import identity_of
@@ -30,42 +32,34 @@ from resnet_infer.predictions.recorder import Recorder, Recording
 from resnet_infer.predictions.records import TOP_K
 from resnet_infer.spec.protocols import Protocol
 
-__all__ = ["TOP_K", "OnError", "evaluate", "evaluate_together", "rank_of", "wilson_interval"]
+__all__ = ["TOP_K", "OnError", "evaluate", "rank_of", "wilson_interval"]
 
 SILENT = "nothing is counted; see what became of it (--rank-timeout waits longer)"
 
 OnError = Literal["fail", "skip", "count-wrong"]
 
 
-def evaluate(model: Model, protocols: Sequence[Protocol], source: Source, **settings: Any) -> list[EvalRow]:
-    """One row a protocol, in their order; see `evaluate_together` for the settings and what is raised."""
-    return evaluate_together([Member(model, tuple(protocols))], source, **settings)
-
-
-def evaluate_together(
+def evaluate(
     members: Sequence[Member],
     source: Source,
     *,
     weights: Sequence[float] | None = None,
     on_error: OnError = "fail",
-    batch_size: int | None = None,
-    workers: int | None = None,
-    offload: Offload = "nothing",
-    image_timeout_s: float | None = None,
+    loading: Loading = DEFAULT,
     metrics: bool = False,
     real: Sequence[Collection[int]] | None = None,
     recording: Recording | None = None,
     group: Processes | None = None,
     crew: Crew | None = None,
-    advance: Callable[[float], None] = lambda images: None,
+    advance: Callable[[int], object] = lambda images: None,
 ) -> list[EvalRow]:
     """One row a protocol for every member, in their order, and then for their ensemble if there are several.
 
     The ensemble averages the members' probabilities by `weights`, of which None are equal ones.
 
     Unreadable images end the evaluation (`fail`), are left out of the count (`skip`) or count as errors
-    (`count-wrong`); all are named on stderr and in the rows. With the last two, or an `image_timeout_s`, they are
-    decoded in worker processes, which may crash; a `crew` of the source's keeps these for the next pass. `advance` is
+    (`count-wrong`); all are named on stderr and in the rows. With the last two they are decoded in
+    worker processes, which may crash; a `crew` of the source's keeps these for the next pass. `advance` is
     called with every number of images done.
 
     `metrics` counts what is more than errors, over the images that can be read; `real` are their ReaL labels, by
@@ -83,7 +77,7 @@ def evaluate_together(
     if recording and len(members) > 1:
         raise UsageError("--predictions records one model; evaluate the members one by one to keep their predictions")
     if on_error != "fail":
-        image_timeout_s = image_timeout_s or IMAGE_TIMEOUT_S
+        loading = loading.guarded()
     group = group or Processes()
     spec, labels = members[0].model.manifest.spec, members[0].model.manifest.labels
     truth, orders = orders_of([member.model for member in members], source)
@@ -96,7 +90,7 @@ def evaluate_together(
     failure: ResnetInferError | None = None
     rows: list[EvalRow] = []
     with ExitStack() as stack:
-        recorder = _recorder(members, source, offload, recording, group)
+        recorder = _recorder(members, source, loading.offload, recording, group)
         if recorder:
             stack.callback(recorder.close)
             for some in recorder.earlier():
@@ -104,19 +98,9 @@ def evaluate_together(
                     tally.add_records([record for record in some if record.protocol == protocol.name])
         there = recorder.images_there if recorder else 0
         todo = group.share(recorder.missing() if recorder else range(len(source.samples)))
-        workers = _workers(workers, len(todo), members[0].model, group, image_timeout_s is not None)
+        loading = _share_of_workers(loading, len(todo), members[0].model, group)
         counting = Counting(ensemble, source.samples, truth, tallies, real=real, recorder=recorder)
-        results = score_groups(
-            members,
-            source,
-            reduce=counting.judge,
-            indices=todo,
-            batch_size=batch_size,
-            workers=workers,
-            offload=offload,
-            image_timeout_s=image_timeout_s,
-            crew=crew,
-        )
+        results = score_groups(members, source, reduce=counting.judge, indices=todo, loading=loading, crew=crew)
         roll = RollCall(group, advance, remedy=SILENT)
         advance(there)
         begun = time.perf_counter()
@@ -131,7 +115,7 @@ def evaluate_together(
                     results.close()
                     rest = [index for index in todo if not returned[index]]
                     for tally in tallies:
-                        tally.unreadable |= _unreadable(source, protocols, rest, workers, image_timeout_s)
+                        tally.unreadable |= _unreadable(source, protocols, rest, loading)
                     break
             if recorder:
                 recorder.flush()
@@ -185,12 +169,13 @@ def _recorder(
     return Recorder(recording, identities[0], group) if recording else None
 
 
-def _workers(asked: int | None, images: int, model: Model, group: Processes, guarded: bool) -> int:
-    """Decoding processes: those asked for, or this process's part of what suits the machine."""
-    if asked is not None:
-        return asked
+def _share_of_workers(loading: Loading, images: int, model: Model, group: Processes) -> Loading:
+    """With the workers asked for, or this process's part of what suits the machine."""
+    if loading.workers is not None:
+        return loading
     device = "cuda" if model.backend.info.device.startswith("cuda") else "cpu"
-    return -(-auto_workers(images, device, guarded) // group.on_this_machine)
+    most = auto_workers(images, device, guarded=loading.image_timeout_s is not None)
+    return replace(loading, workers=-(-most // group.on_this_machine))
 
 
 def _merged(tallies: list[Tally], group: Processes) -> list[Tally]:
@@ -222,9 +207,7 @@ def _check_counts(source: Source, tallies: Sequence[Tally], on_error: str) -> No
         raise DataError(f"{source.name}: none of its {total} images can be read (listed above)")
 
 
-def _unreadable(
-    source: Source, protocols: Sequence[Protocol], rest: Sequence[int], workers: int, image_timeout_s: float | None
-) -> dict[int, str]:
+def _unreadable(source: Source, protocols: Sequence[Protocol], rest: Sequence[int], loading: Loading) -> dict[int, str]:
     """The unreadable among images not yet scored: rendered but not run, so that one call finds all and ends soon."""
-    loaded = load(source, protocols, rest, workers, image_timeout_s or IMAGE_TIMEOUT_S)
+    loaded = load(source, protocols, rest, loading.workers or 0, loading.limit_s)
     return {image.index: image.error for image in loaded if image.error}

@@ -9,7 +9,7 @@ from resnet_infer.data.source import Source
 from resnet_infer.errors import UsageError
 from resnet_infer.evaluation.rows import Prediction
 from resnet_infer.evaluation.verdicts import best
-from resnet_infer.pipeline.packing import Offload
+from resnet_infer.pipeline.loading import DEFAULT, Loading
 from resnet_infer.pipeline.score import Member, score_groups
 from resnet_infer.spec.protocols import Protocol
 
@@ -21,10 +21,7 @@ def predict(
     *,
     indices: Sequence[int] | None = None,
     top_k: int = 5,
-    batch_size: int | None = None,
-    workers: int | None = None,
-    offload: Offload = "nothing",
-    image_timeout_s: float | None = None,
+    loading: Loading = DEFAULT,
 ) -> Iterator[Prediction]:
     """One record an image, of all or of those at `indices`, in their order, each once it and all before it are done.
 
@@ -37,14 +34,7 @@ def predict(
     order = iter(range(len(source.samples)) if indices is None else indices)
     due = next(order, None)
     results = score_groups(
-        [Member(model, (protocol,))],
-        source,
-        reduce=partial(best, top_k),
-        indices=indices,
-        batch_size=batch_size,
-        workers=workers,
-        offload=offload,
-        image_timeout_s=image_timeout_s,
+        [Member(model, (protocol,))], source, reduce=partial(best, top_k), indices=indices, loading=loading
     )
     for images in results:
         if images.error:

@@ -14,7 +14,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,7 +34,7 @@ from resnet_infer.data.source import Source
 from resnet_infer.errors import ProcessError, ResnetInferError, UsageError
 from resnet_infer.evaluation.predict import predict
 from resnet_infer.evaluation.rows import Prediction
-from resnet_infer.pipeline.packing import Offload
+from resnet_infer.pipeline.loading import DEFAULT, Loading
 from resnet_infer.spec.protocols import Protocol
 
 BATCH_IMAGES = 512
@@ -71,11 +71,8 @@ class Scoring:
     device: Literal["cpu", "cuda"] = "cpu"
     """Whether every actor has a GPU, or a CPU core."""
     top_k: int = 5
-    batch_size: int | None = None
-    workers: int | None = None
-    """Decoding processes of each actor; by default the cores it has to itself."""
-    offload: Offload = "nothing"
-    image_timeout_s: float | None = None
+    loading: Loading = DEFAULT
+    """Its workers are each actor's own; by default the cores it has to itself."""
     tries: int = TRIES
     """How often a batch is begun before it is taken for what ends its actors."""
 
@@ -163,7 +160,7 @@ class _Actor:
     def __init__(self, scoring: Scoring, source: Any, cores: int, tries: str) -> None:
         self._scoring = scoring
         self._source: Source = ray.get(source)
-        self._workers = cores - 1 if scoring.workers is None else scoring.workers
+        self._workers = cores - 1 if scoring.loading.workers is None else scoring.loading.workers
         self._tries = Path(tries)
         with self._telling():
             self._model = scoring.open()
@@ -185,10 +182,7 @@ class _Actor:
             self._source,
             indices=positions,
             top_k=how.top_k,
-            batch_size=how.batch_size,
-            workers=self._workers,
-            offload=how.offload,
-            image_timeout_s=how.image_timeout_s,
+            loading=replace(how.loading, workers=self._workers),
         )
 
     @contextmanager

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from resnet_infer.data.source import Source
 from resnet_infer.errors import OutOfMemory
+from resnet_infer.pipeline.loading import IMAGE_TIMEOUT_S
 from resnet_infer.pipeline.packing import Chunk, ImageRecord, Offload, Prepared, Rendered, pack, prepare, unpack
 from resnet_infer.pipeline.transfer import Upload
 from resnet_infer.pipeline.worker import Allocate, Made, Task
@@ -27,8 +28,6 @@ PIXELS = 2**27
 """Of images that are in one go; a chunk that has more goes alone."""
 FEW = 64
 """Up to so many images, starting worker processes costs more than it gains."""
-IMAGE_TIMEOUT_S = 60.0
-"""For one image in a worker process, from its first byte read to its last tile; the largest allowed take seconds."""
 
 How = tuple[tuple[Protocol, ...], Offload]
 

@@ -1,8 +1,11 @@
 """How images are brought to the network: what every pass over a source is given as one value."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from resnet_infer.pipeline.packing import Offload
+
+IMAGE_TIMEOUT_S = 60.0
+"""For one image in a worker process, from its first byte read to its last tile; the largest allowed take seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,3 +22,15 @@ class Loading:
     image_timeout_s: float | None = None
     """For one image in a worker process. A value has images decoded in worker processes, where one that crashes or
     hangs costs itself alone; None guards nothing unless there are workers."""
+
+    def guarded(self) -> "Loading":
+        """The same with every image decoded in a worker process, as it may be broken."""
+        return self if self.image_timeout_s else replace(self, image_timeout_s=IMAGE_TIMEOUT_S)
+
+    @property
+    def limit_s(self) -> float:
+        """Seconds for one image, wherever there are workers."""
+        return self.image_timeout_s or IMAGE_TIMEOUT_S
+
+
+DEFAULT = Loading()

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from resnet_infer.console import note
 from resnet_infer.data.source import Source, Subset
 from resnet_infer.errors import DataError
-from resnet_infer.pipeline.loader import IMAGE_TIMEOUT_S, auto_workers, load
+from resnet_infer.pipeline.loader import auto_workers, load
+from resnet_infer.pipeline.loading import IMAGE_TIMEOUT_S
 
 
 def readable(

@@ -20,8 +20,8 @@ from resnet_infer.data.source import Source
 from resnet_infer.errors import UsageError
 from resnet_infer.pipeline.arrivals import Arrivals, Finished, Reduce, everything
 from resnet_infer.pipeline.batching import Batcher
-from resnet_infer.pipeline.loader import IMAGE_TIMEOUT_S, Crew, auto_workers, load_chunks
-from resnet_infer.pipeline.packing import Offload
+from resnet_infer.pipeline.loader import Crew, auto_workers, load_chunks
+from resnet_infer.pipeline.loading import DEFAULT, Loading
 from resnet_infer.pipeline.transfer import Upload
 from resnet_infer.spec.protocols import Protocol
 from resnet_infer.spec.shapes import range_for
@@ -50,66 +50,22 @@ class Scored:
 
 
 def score(
-    model: Model,
-    protocols: Sequence[Protocol],
-    source: Source,
-    *,
-    indices: Sequence[int] | None = None,
-    batch_size: int | None = None,
-    workers: int | None = None,
-    offload: Offload = "nothing",
-    image_timeout_s: float | None = None,
-    crew: Crew | None = None,
-) -> Iterator[Scored]:
-    """Score images (all, or those of `indices`) under every protocol; results come as they are finished.
-
-    `batch_size` counts tiles of the model's native size and bounds every batch by the same number of pixels; it is
-    halved when the device runs out of memory. `offload` says what of preparing the images the device does; pixels may
-    then differ by a level where it renders, and by some where it decodes JPEG. An `image_timeout_s` has images
-    decoded in worker processes, where one that crashes or hangs costs itself alone; a `crew` of the source's keeps
-    these for the next pass. No score depends on batch size, workers or order.
-
-    Raises UsageError if the model's head or input shape cannot serve a protocol, BackendError if a score is not a
-    number, OutOfMemory if a single tile does not fit.
-    """
-    return score_together(
-        [Member(model, tuple(protocols))],
-        source,
-        indices=indices,
-        batch_size=batch_size,
-        workers=workers,
-        offload=offload,
-        image_timeout_s=image_timeout_s,
-        crew=crew,
-    )
-
-
-def score_together(
     members: Sequence[Member],
     source: Source,
     *,
     indices: Sequence[int] | None = None,
-    batch_size: int | None = None,
-    workers: int | None = None,
-    offload: Offload = "nothing",
-    image_timeout_s: float | None = None,
+    loading: Loading = DEFAULT,
     crew: Crew | None = None,
 ) -> Iterator[Scored]:
-    """Score every image with several models over one decode; see `score`.
+    """Score images (all, or those of `indices`) with every member over one decode; results come as they are finished.
 
     The rows of `Scored.probs_PK` are the members' protocols, one member after another. Members have equally many
-    classes and run on one device; UsageError if not.
+    classes and run on one device. A `crew` of the source keeps its worker processes for the next pass.
+
+    Raises UsageError if members do not go together, or a model's head or input shape cannot serve a protocol;
+    BackendError if a score is not a number, OutOfMemory if a single tile does not fit.
     """
-    for images in score_groups(
-        members,
-        source,
-        indices=indices,
-        batch_size=batch_size,
-        workers=workers,
-        offload=offload,
-        image_timeout_s=image_timeout_s,
-        crew=crew,
-    ):
+    for images in score_groups(members, source, indices=indices, loading=loading, crew=crew):
         if images.error:
             yield Scored(index=images.indices[0], probs_PK=None, error=images.error)
             continue
@@ -123,13 +79,10 @@ def score_groups(
     *,
     reduce: Reduce = everything,
     indices: Sequence[int] | None = None,
-    batch_size: int | None = None,
-    workers: int | None = None,
-    offload: Offload = "nothing",
-    image_timeout_s: float | None = None,
+    loading: Loading = DEFAULT,
     crew: Crew | None = None,
 ) -> Generator[Finished, None, None]:
-    """`score_together` for many images at a time: those that one batch finished, reduced to what is wanted of them.
+    """`score` for many images at a time: those that one batch finished, reduced to what is wanted of them.
 
     `reduce` is given the probabilities of each group on the device that the models run on, and only what it returns
     travels to the host. An image that could not be read comes alone.
@@ -140,21 +93,22 @@ def score_groups(
     device = torch.device(_common("run on one device", {member.model.backend.info.device for member in members}))
     classes = _common("have equally many classes", {member.model.manifest.spec.classes for member in members})
     indices = range(len(source.samples)) if indices is None else indices
-    workers = auto_workers(len(indices), device.type, image_timeout_s is not None) if workers is None else workers
+    workers = loading.workers
+    if workers is None:
+        workers = auto_workers(len(indices), device.type, guarded=loading.image_timeout_s is not None)
     protocols = tuple(protocol for member in members for protocol in member.protocols)
     arrivals = Arrivals(device, len(protocols), classes, reduce)
     batchers = []
     first = 0
     for member in members:
         spec = member.model.manifest.spec
-        pixels = (batch_size or DEFAULT_BATCH[device.type, spec.stem]) * spec.native_size**2
+        pixels = (loading.batch_size or DEFAULT_BATCH[device.type, spec.stem]) * spec.native_size**2
         batchers.append(Batcher(member.model.backend, member.protocols, protocols, first, arrivals, pixels))
         first += len(member.protocols)
     upload = Upload(device)
-    limit_s = image_timeout_s or IMAGE_TIMEOUT_S
     with ExitStack() as stack:
         own = crew or stack.enter_context(Crew(source))
-        loaded = load_chunks(own, protocols, indices, workers, limit_s, offload=offload, upload=upload)
+        loaded = load_chunks(own, protocols, indices, workers, loading.limit_s, offload=loading.offload, upload=upload)
         for chunk in stack.enter_context(closing(loaded)):
             for number, error in chunk.errors.items():
                 yield Finished(indices=[chunk.records[number].index], error=error)

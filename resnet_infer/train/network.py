@@ -17,6 +17,8 @@ from resnet_infer.evaluation.rows import EvalRow
 from resnet_infer.model.checkpoints import Checkpoint
 from resnet_infer.model.resnet import ResNet
 from resnet_infer.pipeline.loader import Crew
+from resnet_infer.pipeline.loading import Loading
+from resnet_infer.pipeline.score import Member
 from resnet_infer.spec.architectures import ModelSpec
 from resnet_infer.spec.labels import Labels
 from resnet_infer.spec.manifest import Manifest
@@ -80,6 +82,8 @@ def test(
     checkpoint = Checkpoint(name=manifest.spec.name, manifest=manifest, state_dict=weights)
     model = Model(name=checkpoint.name, manifest=manifest, backend=TorchBackend(checkpoint, str(device)))
     protocol = protocol_for("single-crop", manifest.spec, manifest.preprocessing)
-    (row,) = evaluate(model, [protocol], crew.source, workers=workers, crew=crew, advance=advance)
+    (row,) = evaluate(
+        [Member(model, (protocol,))], crew.source, crew=crew, advance=advance, loading=Loading(workers=workers)
+    )
     model.backend.close()
     return row

@@ -12,7 +12,8 @@ from resnet_infer.backends.load import Model
 from resnet_infer.data.source import Memory, Source
 from resnet_infer.errors import UsageError
 from resnet_infer.model.resnet import ResNet
-from resnet_infer.pipeline.score import Member, Scored, score, score_together
+from resnet_infer.pipeline.loading import Loading
+from resnet_infer.pipeline.score import Member, Scored, score
 from resnet_infer.spec.protocols import multi_scale, single_crop, ten_crop
 
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
@@ -40,10 +41,14 @@ def test_models_that_are_scored_together_score_as_each_alone(
     batch_size: int | None, models: list[Model], source: Source
 ) -> None:
     members = [Member(models[0], FIRST), Member(models[1], SECOND)]
-    together_NPK = stacked(list(score_together(members, source, batch_size=batch_size)))
+    together_NPK = stacked(list(score(members, source, loading=Loading(batch_size=batch_size))))
     first_NPK, second_NPK = together_NPK.split([len(FIRST), len(SECOND)], 1)
-    torch.testing.assert_close(first_NPK, stacked(list(score(models[0], FIRST, source))), rtol=0, atol=1e-5)
-    torch.testing.assert_close(second_NPK, stacked(list(score(models[1], SECOND, source))), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        first_NPK, stacked(list(score([Member(models[0], tuple(FIRST))], source))), rtol=0, atol=1e-5
+    )
+    torch.testing.assert_close(
+        second_NPK, stacked(list(score([Member(models[1], tuple(SECOND))], source))), rtol=0, atol=1e-5
+    )
     assert (first_NPK[:, 0] - second_NPK[:, 0]).abs().max() > 1e-3
 
 
@@ -52,4 +57,4 @@ def test_models_that_cannot_be_scored_together_are_refused(
 ) -> None:
     other = model_of(random_net("resnet20", 7))
     with pytest.raises(UsageError, match=r"equally many classes; got 10, 7"):
-        next(score_together([Member(model, FIRST) for model in (models[0], other)], source))
+        next(score([Member(model, FIRST) for model in (models[0], other)], source))

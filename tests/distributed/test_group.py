@@ -21,6 +21,8 @@ from resnet_infer.data.source import Source
 from resnet_infer.distributed.group import Processes, processes
 from resnet_infer.errors import DataError, ProcessError, UsageError
 from resnet_infer.evaluation.evaluate import evaluate
+from resnet_infer.pipeline.loading import Loading
+from resnet_infer.pipeline.score import Member
 from resnet_infer.predictions.files import read_predictions
 from resnet_infer.predictions.recorder import Recording
 from resnet_infer.spec.protocols import multi_scale, single_crop
@@ -95,12 +97,16 @@ def ranks(world: int, task: Task, folder: Path, patience_s: float = 120, missing
 def test_ranks_of_unequal_length_count_every_image_once(
     world: int, model: Model, damaged: Source, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    alone = evaluate(model, TESTS, damaged, on_error="count-wrong", recording=Recording(path=tmp_path / "1.jsonl"))
+    alone = evaluate(
+        [Member(model, tuple(TESTS))], damaged, on_error="count-wrong", recording=Recording(path=tmp_path / "1.jsonl")
+    )
     capfd.readouterr()
     recording = Recording(path=tmp_path / "n.jsonl")
 
     def task(rank: int, group: Processes) -> Any:
-        return evaluate(model, TESTS, damaged, on_error="count-wrong", recording=recording, group=group)
+        return evaluate(
+            [Member(model, tuple(TESTS))], damaged, on_error="count-wrong", recording=recording, group=group
+        )
 
     rows, *others = ranks(world, task, tmp_path)
     assert others == [[]] * (world - 1)
@@ -151,16 +157,23 @@ def test_machines_without_common_storage_hand_their_records_over(model: Model, s
             patch.setattr("resnet_infer.predictions.recorder.PART_IMAGES", 2)
             recording = Recording(path=folder / "p.jsonl", resume=True)
             return evaluate(
-                model, TESTS, source, workers=0, batch_size=1, recording=recording, group=group, advance=advance
+                [Member(model, tuple(TESTS))],
+                source,
+                recording=recording,
+                group=group,
+                advance=advance,
+                loading=Loading(workers=0, batch_size=1),
             )
 
     def whole(rank: int, group: Processes) -> Any:
         recording = Recording(path=tmp_path / f"machine {rank}" / "p.jsonl", resume=True)
-        return evaluate(model, TESTS, source, workers=0, recording=recording, group=group)
+        return evaluate(
+            [Member(model, tuple(TESTS))], source, recording=recording, group=group, loading=Loading(workers=0)
+        )
 
     assert ranks(3, interrupted, tmp_path) == [None] * 3
     rows, *_ = ranks(3, whole, tmp_path)
-    alone = evaluate(model, TESTS, source)
+    alone = evaluate([Member(model, tuple(TESTS))], source)
     assert [(row.images, row.top1_errors, row.top5_errors) for row in rows] == [
         (row.images, row.top1_errors, row.top5_errors) for row in alone
     ]
@@ -179,7 +192,7 @@ def test_a_process_that_dies_or_hangs_is_an_error_of_the_others(
             if rank == victim and images:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        return evaluate(model, TESTS, source, workers=0, group=group, advance=advance)
+        return evaluate([Member(model, tuple(TESTS))], source, group=group, advance=advance, loading=Loading(workers=0))
 
     results = ranks(3, task, tmp_path, patience_s=4)
     assert results[victim] is None
@@ -195,7 +208,7 @@ def test_a_failure_of_one_process_is_told_by_all_at_once(model: Model, source: S
             if rank == 2 and images:
                 raise DataError("no more memory")
 
-        return evaluate(model, TESTS, source, workers=0, group=group, advance=advance)
+        return evaluate([Member(model, tuple(TESTS))], source, group=group, advance=advance, loading=Loading(workers=0))
 
     begun = time.monotonic()
     results = ranks(3, task, tmp_path, patience_s=600)
@@ -211,7 +224,7 @@ def test_processes_that_see_other_data_are_an_error(
     smaller.samples = smaller.samples[:-1]  # type: ignore[misc]
 
     def task(rank: int, group: Processes) -> Any:
-        return evaluate(model, TESTS, smaller if rank == 1 else source, group=group)
+        return evaluate([Member(model, tuple(TESTS))], smaller if rank == 1 else source, group=group)
 
     results = ranks(2, task, tmp_path)
     assert "process 1 works on something else than process 0: the number of images: 40, not 41" in str(results[0])
@@ -222,7 +235,9 @@ def test_an_unreadable_image_of_any_process_ends_the_evaluation_and_all_are_name
     model: Model, damaged: Source, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def task(rank: int, group: Processes) -> Any:
-        return evaluate(model, TESTS, damaged, group=group, recording=Recording(path=tmp_path / "p.jsonl"))
+        return evaluate(
+            [Member(model, tuple(TESTS))], damaged, group=group, recording=Recording(path=tmp_path / "p.jsonl")
+        )
 
     first, *_ = ranks(2, task, tmp_path)
     assert isinstance(first, DataError)

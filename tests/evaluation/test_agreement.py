@@ -21,7 +21,7 @@ from resnet_infer.errors import DataError, UsageError
 from resnet_infer.evaluation.agreement import Agreement, agreement, measure_agreement
 from resnet_infer.evaluation.evaluate import evaluate
 from resnet_infer.model.resnet import ResNet
-from resnet_infer.pipeline.score import DEFAULT_BATCH
+from resnet_infer.pipeline.score import DEFAULT_BATCH, Member
 from resnet_infer.spec.labels import Labels
 from resnet_infer.spec.protocols import multi_scale, single_crop
 
@@ -149,7 +149,7 @@ def test_models_are_compared_by_their_scores_on_every_image(
 def test_errors_and_drop_are_those_of_two_evaluations(
     reference: Model, candidate: Model, labelled: Source, protocol: Any
 ) -> None:
-    (first,), (second,) = (evaluate(model, [protocol], labelled) for model in (reference, candidate))
+    (first,), (second,) = (evaluate([Member(model, (protocol,))], labelled) for model in (reference, candidate))
     assert first.top1_errors != second.top1_errors
     found = measure_agreement(reference, candidate, protocol, labelled)
     assert (found.reference_errors, found.candidate_errors) == (first.top1_errors, second.top1_errors)

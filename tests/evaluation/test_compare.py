@@ -20,6 +20,7 @@ from resnet_infer.evaluation.agreement import agreement
 from resnet_infer.evaluation.compare import compare_models, compare_predictions
 from resnet_infer.evaluation.evaluate import evaluate, rank_of
 from resnet_infer.model.resnet import ResNet
+from resnet_infer.pipeline.loading import Loading
 from resnet_infer.pipeline.score import Member, score
 from resnet_infer.predictions.files import format_of
 from resnet_infer.predictions.records import Identity, Record
@@ -71,14 +72,14 @@ def shuffled(small_net: ResNet, model_of: Callable[..., Model], weights: torch.T
 
 
 def scores(model: Model, protocol: Protocol, source: Source) -> list[torch.Tensor]:
-    results = sorted(score(model, [protocol], source), key=lambda result: result.index)
+    results = sorted(score([Member(model, (protocol,))], source), key=lambda result: result.index)
     return [result.probs_PK[0] for result in results if result.probs_PK is not None]
 
 
 def test_counts_are_those_of_two_evaluations_and_of_every_image(a: Model, b: Model, source: Source) -> None:
     found = compare_models(Member(a, A), Member(b, B), source)
     for own, other, c in zip(A, B, found, strict=True):
-        (first,), (second,) = evaluate(a, [own], source), evaluate(b, [other], source)
+        (first,), (second,) = evaluate([Member(a, (own,))], source), evaluate([Member(b, (other,))], source)
         for side, row in ((c.a, first), (c.b, second)):
             assert (side.top1_errors, side.top5_errors) == (row.top1_errors, row.top5_errors)
             assert (side.top1_err, side.top1_err_ci95, side.views) == (row.top1_err, row.top1_err_ci95, row.views)
@@ -122,7 +123,7 @@ def test_every_image_is_read_once(a: Model, b: Model, source: Source, monkeypatc
 
     monkeypatch.setattr(type(source), "read", counting)
     advanced: list[float] = []
-    compare_models(Member(a, A), Member(b, B), source, workers=0, advance=advanced.append)
+    compare_models(Member(a, A), Member(b, B), source, advance=advanced.append, loading=Loading(workers=0))
     assert sorted(read) == sorted(sample.name for sample in source.samples)
     assert sum(advanced) == COUNT
 

@@ -16,10 +16,11 @@ from resnet_infer.data.samples import Sample
 from resnet_infer.data.source import Source
 from resnet_infer.errors import UsageError
 from resnet_infer.evaluation.ensemble import normalised
-from resnet_infer.evaluation.evaluate import evaluate, evaluate_together, rank_of
+from resnet_infer.evaluation.evaluate import evaluate, rank_of
 from resnet_infer.export.to_onnx import export_onnx
 from resnet_infer.model.checkpoints import load_checkpoint, save_checkpoint
 from resnet_infer.model.resnet import ResNet
+from resnet_infer.pipeline.loading import Loading
 from resnet_infer.pipeline.score import Member, score
 from resnet_infer.predictions.recorder import Recording
 from resnet_infer.spec.labels import Labels
@@ -62,13 +63,13 @@ def members(
 
 
 def alone(member: Member, protocol: Protocol, source: Source) -> Tensor:
-    results = sorted(score(member.model, [protocol], source), key=lambda result: result.index)
+    results = sorted(score([Member(member.model, (protocol,))], source), key=lambda result: result.index)
     return torch.stack([result.probs_PK[0] for result in results if result.probs_PK is not None])
 
 
 @pytest.mark.parametrize("weights", [None, (3.0, 1.0)])
 def test_an_ensemble_is_the_mean_of_its_members_softmax(weights: Any, members: list[Member], source: Source) -> None:
-    rows = evaluate_together(members, source, weights=weights, metrics=True)
+    rows = evaluate(members, source, weights=weights, metrics=True)
     truth = [NAMES.index(str(sample.label)) for sample in source.samples]
     assert [(row.model, row.protocol) for row in rows] == [
         (name, protocol)
@@ -94,8 +95,8 @@ def test_an_ensemble_is_the_mean_of_its_members_softmax(weights: Any, members: l
 
 
 def test_a_members_row_is_its_own_evaluation(members: list[Member], source: Source) -> None:
-    together = evaluate_together(members, source)
-    separate = [row for m in members for row in evaluate(m.model, m.protocols, source)]
+    together = evaluate(members, source)
+    separate = [row for m in members for row in evaluate([Member(m.model, tuple(m.protocols))], source)]
     for row, expected in zip(together[:4], separate, strict=True):
         assert (row.model, row.views, row.top1_errors, row.top5_errors) == (
             expected.model, expected.views, expected.top1_errors, expected.top5_errors,
@@ -111,12 +112,12 @@ def test_every_image_is_read_once(members: list[Member], source: Source, monkeyp
         return original(self, sample)
 
     monkeypatch.setattr(type(source), "read", counting)
-    evaluate_together(members, source, workers=0)
+    evaluate(members, source, loading=Loading(workers=0))
     assert sorted(read) == sorted(sample.name for sample in source.samples)
 
 
 def test_a_copy_adds_nothing(members: list[Member], source: Source) -> None:
-    rows = evaluate_together([members[0], members[0], members[0]], source)
+    rows = evaluate([members[0], members[0], members[0]], source)
     assert len({(row.top1_errors, row.top5_errors) for row in rows[::2]}) == 1
 
 
@@ -125,8 +126,8 @@ def test_unreadable_images_count_in_every_row(members: list[Member], source: Sou
     path.write_bytes(Path(source.name).read_bytes())
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("fox/broken.jpg", b"\xff\xd8\xff broken")
-    whole = evaluate_together(members, source)
-    for row, expected in zip(evaluate_together(members, open_source(path), on_error="count-wrong"), whole, strict=True):
+    whole = evaluate(members, source)
+    for row, expected in zip(evaluate(members, open_source(path), on_error="count-wrong"), whole, strict=True):
         assert (row.images, row.top1_errors) == (COUNT + 1, expected.top1_errors + 1)
 
 
@@ -150,6 +151,6 @@ def test_what_is_no_ensemble_is_refused(
 ) -> None:
     other = model_of(random_net("resnet20"), Labels(names=(*NAMES[:-1], "yak")))
     with pytest.raises(UsageError, match="'jay' is no class"):
-        evaluate_together([members[0], Member(other, FIRST)], source)
+        evaluate([members[0], Member(other, FIRST)], source)
     with pytest.raises(UsageError, match="--predictions records one model"):
-        evaluate_together(members, source, recording=Recording(path=tmp_path / "x.jsonl"))
+        evaluate(members, source, recording=Recording(path=tmp_path / "x.jsonl"))

@@ -20,6 +20,8 @@ from resnet_infer.errors import DataError, UsageError
 from resnet_infer.evaluation.evaluate import evaluate, rank_of
 from resnet_infer.evaluation.rows import wilson_interval
 from resnet_infer.model.resnet import ResNet
+from resnet_infer.pipeline.loading import Loading
+from resnet_infer.pipeline.score import Member
 from resnet_infer.spec.labels import Labels
 from resnet_infer.spec.protocols import multi_scale, single_crop, ten_crop
 
@@ -69,7 +71,7 @@ def test_errors_are_counted_as_scikit_learn_counts_them(
     truth = np.array([true for true, _ in images])
     reference = naive(small_net)
     for row, probs_NK in zip(
-        evaluate(model, PROTOCOLS, source),
+        evaluate([Member(model, tuple(PROTOCOLS))], source),
         (
             torch.stack([reference.single_crop(pixels, 40, 32) for _, pixels in images]),
             torch.stack([reference.ten_crop(pixels, 40, 32) for _, pixels in images]),
@@ -90,7 +92,7 @@ def test_errors_are_counted_as_scikit_learn_counts_them(
 
 
 def test_rows_say_what_was_measured(model: Model, source: Source) -> None:
-    rows = evaluate(model, PROTOCOLS, source)
+    rows = evaluate([Member(model, tuple(PROTOCOLS))], source)
     assert [row.protocol for row in rows] == ["single-crop", "ten-crop", "multiscale"]
     assert [row.head for row in rows] == ["pooled", "pooled", "dense"]
     for row in rows:
@@ -100,9 +102,9 @@ def test_rows_say_what_was_measured(model: Model, source: Source) -> None:
 
 
 def test_protocols_together_are_as_each_alone(model: Model, source: Source) -> None:
-    together = evaluate(model, PROTOCOLS, source, batch_size=3, workers=2)
+    together = evaluate([Member(model, tuple(PROTOCOLS))], source, loading=Loading(batch_size=3, workers=2))
     for row, protocol in zip(together, PROTOCOLS, strict=True):
-        (alone,) = evaluate(model, [protocol], source, workers=0)
+        (alone,) = evaluate([Member(model, (protocol,))], source, loading=Loading(workers=0))
         assert (row.top1_errors, row.top5_errors, row.views) == (alone.top1_errors, alone.top5_errors, alone.views)
 
 
@@ -110,7 +112,7 @@ def test_a_model_that_cannot_decide_is_always_wrong(
     source: Source, small_net: ResNet, model_of: Callable[..., Model]
 ) -> None:
     constant = model_of(small_net, LABELS, fc__weight=torch.zeros(10, 64), fc__bias=torch.zeros(10))
-    for row in evaluate(constant, PROTOCOLS, source):
+    for row in evaluate([Member(constant, tuple(PROTOCOLS))], source):
         assert (row.top1_errors, row.top5_errors) == (COUNT, COUNT)
 
 
@@ -153,7 +155,7 @@ def test_unreadable_images_end_an_evaluation_and_are_all_named(
 ) -> None:
     for workers in (0, 2):
         with pytest.raises(DataError, match=f"2 of {COUNT + 2} images cannot be read.*--on-error skip"):
-            evaluate(model, [PROTOCOLS[0]], damaged, workers=workers)
+            evaluate([Member(model, (PROTOCOLS[0],))], damaged, loading=Loading(workers=workers))
         captured = capsys.readouterr()
         assert all(captured.err.count(name) == 1 for name in BROKEN)
         assert captured.out == ""
@@ -165,8 +167,8 @@ def test_unreadable_images_are_left_out_or_count_as_errors(
 ) -> None:
     counted = 2 if on_error == "count-wrong" else 0
     advanced: list[float] = []
-    clean = evaluate(model, PROTOCOLS, source)
-    rows = evaluate(model, PROTOCOLS, damaged, on_error=on_error, advance=advanced.append)
+    clean = evaluate([Member(model, tuple(PROTOCOLS))], source)
+    rows = evaluate([Member(model, tuple(PROTOCOLS))], damaged, on_error=on_error, advance=advanced.append)
     for row, whole in zip(rows, clean, strict=True):
         assert row.images == COUNT + counted
         assert row.top1_errors == whole.top1_errors + counted
@@ -186,17 +188,17 @@ def test_data_without_one_readable_image_is_an_error(on_error: Any, model: Model
         for name in BROKEN:
             archive.writestr(name, b"")
     with pytest.raises(DataError, match="read"):
-        evaluate(model, [PROTOCOLS[0]], open_source(tmp_path / "x.zip"), on_error=on_error)
+        evaluate([Member(model, (PROTOCOLS[0],))], open_source(tmp_path / "x.zip"), on_error=on_error)
 
 
 def test_what_cannot_be_evaluated_is_refused_before_any_work(
     model: Model, source: Source, small_net: ResNet, model_of: Callable[..., Model]
 ) -> None:
     with pytest.raises(UsageError, match="fail, skip, count-wrong"):
-        evaluate(model, PROTOCOLS, source, on_error="ignore")  # type: ignore[arg-type]
+        evaluate([Member(model, tuple(PROTOCOLS))], source, on_error="ignore")  # type: ignore[arg-type]
     others = model_of(small_net, Labels(names=tuple(f"class {number}" for number in range(10))))
     with pytest.raises(DataError, match="10 of 10 class folders match no class"):
-        evaluate(others, PROTOCOLS, source)
+        evaluate([Member(others, tuple(PROTOCOLS))], source)
 
 
 def test_a_model_without_class_names_takes_the_folders_in_sorted_order(
@@ -205,7 +207,7 @@ def test_a_model_without_class_names_takes_the_folders_in_sorted_order(
     model_of: Callable[..., Model],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (unnamed,) = evaluate(model_of(small_net), [PROTOCOLS[0]], source)
+    (unnamed,) = evaluate([Member(model_of(small_net), (PROTOCOLS[0],))], source)
     assert "sorted order" in capsys.readouterr().err
-    (named,) = evaluate(model_of(small_net, Labels(names=tuple(sorted(NAMES)))), [PROTOCOLS[0]], source)
+    (named,) = evaluate([Member(model_of(small_net, Labels(names=tuple(sorted(NAMES)))), (PROTOCOLS[0],))], source)
     assert (unnamed.top1_errors, unnamed.top5_errors) == (named.top1_errors, named.top5_errors)

@@ -14,7 +14,8 @@ from resnet_infer.data.source import Memory, Source
 from resnet_infer.errors import UsageError
 from resnet_infer.evaluation.predict import predict
 from resnet_infer.model.resnet import ResNet
-from resnet_infer.pipeline.score import score
+from resnet_infer.pipeline.loading import Loading
+from resnet_infer.pipeline.score import Member, score
 from resnet_infer.spec.labels import Labels
 from resnet_infer.spec.protocols import multi_scale, single_crop
 
@@ -40,10 +41,12 @@ def model(small_net: ResNet, model_of: Callable[..., Model]) -> Model:
 
 def test_records_come_in_the_sources_order_though_scores_do_not(model: Model, source: Source) -> None:
     whole = multi_scale((36,))
-    scored = [result.index for result in score(model, [whole], source, batch_size=4, workers=0)]
+    scored = [
+        result.index for result in score([Member(model, (whole,))], source, loading=Loading(batch_size=4, workers=0))
+    ]
     assert scored != sorted(scored)
-    for options in ({"batch_size": 4, "workers": 0}, {"batch_size": 1}, {"batch_size": 4, "workers": 2}):
-        records = list(predict(model, whole, source, **options))
+    for loading in (Loading(batch_size=4, workers=0), Loading(batch_size=1), Loading(batch_size=4, workers=2)):
+        records = list(predict(model, whole, source, loading=loading))
         assert [record.path for record in records] == [sample.name for sample in source.samples]
 
 
@@ -79,7 +82,7 @@ def test_an_image_that_cannot_be_read_is_a_record_in_its_place(
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         for number, image in enumerate(images):
             archive.writestr(f"{number:02}.png", b"broken" if number in broken else encode(image))
-    records = list(predict(model, multi_scale((36,)), open_source(tmp_path / "x.zip"), batch_size=4))
+    records = list(predict(model, multi_scale((36,)), open_source(tmp_path / "x.zip"), loading=Loading(batch_size=4)))
     assert [record.path for record in records] == [f"{number:02}.png" for number in range(12)]
     for number, record in enumerate(records):
         if number in broken:
@@ -107,7 +110,7 @@ def test_records_are_given_as_soon_as_all_before_them_are_done(model: Model, ima
             return super().read(sample)
 
     many = Watched("memory", [(str(number), images[0]) for number in range(100)])
-    records = predict(model, single_crop(40, 32), many, batch_size=4, workers=0)
+    records = predict(model, single_crop(40, 32), many, loading=Loading(batch_size=4, workers=0))
     assert next(records).path == "0"
     assert len(read) < 50
     assert [record.path for record in records] == [str(number) for number in range(1, 100)]
@@ -115,6 +118,10 @@ def test_records_are_given_as_soon_as_all_before_them_are_done(model: Model, ima
 
 def test_an_image_that_is_asked_for_twice_comes_twice(model: Model, source: Source) -> None:
     for order in ([0, 0, 2, 1, 1, 3], [3, 1, 1, 0]):
-        for options in ({"batch_size": 1}, {"batch_size": 64}):
-            records = list(predict(model, multi_scale((36,)), source, indices=order, workers=0, **options))
+        for batch_size in (1, 64):
+            records = list(
+                predict(
+                    model, multi_scale((36,)), source, indices=order, loading=Loading(batch_size=batch_size, workers=0)
+                )
+            )
             assert [record.path for record in records] == [source.samples[index].name for index in order]

@@ -24,6 +24,7 @@ from resnet_infer.data.source import Source
 from resnet_infer.errors import ResnetInferError, UsageError
 from resnet_infer.evaluation import predict_on_ray
 from resnet_infer.evaluation.predict import predict
+from resnet_infer.pipeline.loading import Loading
 from resnet_infer.spec.protocols import ten_crop
 
 pytest.importorskip("ray", reason="needs the extra ray")
@@ -34,7 +35,7 @@ Picture = np.ndarray[Any, np.dtype[np.uint8]]
 COUNT = 150
 BROKEN = (7, 100)
 OPEN = partial(open_model, "resnet20.cifar10", device="cpu")
-SCORING = Scoring(open=OPEN, protocol=ten_crop(36, 32), workers=0)
+SCORING = Scoring(open=OPEN, protocol=ten_crop(36, 32), loading=Loading(workers=0))
 
 pytestmark = [
     pytest.mark.slow,

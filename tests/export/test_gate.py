@@ -24,6 +24,7 @@ from resnet_infer.export.gate import Gate, run_gate
 from resnet_infer.export.to_onnx import export_onnx
 from resnet_infer.model.checkpoints import Checkpoint
 from resnet_infer.model.resnet import ResNet
+from resnet_infer.pipeline.score import Member
 from resnet_infer.report.export_text import describe_gate
 from resnet_infer.spec.labels import Labels
 from resnet_infer.spec.manifest import Manifest
@@ -147,7 +148,7 @@ def test_either_failure_raises_and_keeps_the_report_and_a_pass_removes_it(
         (failure,) = report["failures"]
         assert words in failure
         assert report["reference_errors"] == 0
-        (row,) = evaluate(turned, [CROP], labelled)
+        (row,) = evaluate([Member(turned, (CROP,))], labelled)
         assert report["candidate_errors"] == row.top1_errors > 0
         assert report["top1_drop"] == pytest.approx(row.top1_err)
     passed = run_gate(replace(strict, max_top1_drop=100, min_agreement=0), reference, turned, path)
@@ -197,7 +198,7 @@ def test_a_passing_gate_is_in_the_manifest_of_the_file(
     assert report["passed"] is True
     assert (report["images"], report["data"], report["protocol"]) == (COUNT, labelled.name, "single-crop")
     assert report["reference_errors"] == 0
-    (row,) = evaluate(open_model(str(path), device="cpu"), [CROP], labelled)
+    (row,) = evaluate([Member(open_model(str(path), device="cpu"), (CROP,))], labelled)
     assert report["candidate_errors"] == row.top1_errors
     assert 0 < report["max_diff"] < 0.5
     assert "onnxruntime" in report["candidate"]
@@ -223,6 +224,6 @@ def test_a_failing_gate_keeps_the_older_file_and_reports(
     report = json.loads((tmp_path / "net.onnx.gate.json").read_text("utf-8"))
     assert report["passed"] is False
     assert len(report["failures"]) == 2
-    (row,) = evaluate(model(blurred), [CROP], source)
+    (row,) = evaluate([Member(model(blurred), (CROP,))], source)
     assert report["reference_errors"] == row.top1_errors < 0.2 * COUNT  # sums in another order decide some
     assert report["candidate_errors"] > 0.5 * COUNT

@@ -26,7 +26,7 @@ from resnet_infer.model.checkpoints import Checkpoint, Overrides
 from resnet_infer.model.fold import fold_batch_norm
 from resnet_infer.model.heads import with_head
 from resnet_infer.model.resnet import ResNet
-from resnet_infer.pipeline.score import score
+from resnet_infer.pipeline.score import Member, score
 from resnet_infer.spec.manifest import Manifest
 from resnet_infer.spec.preprocessing import Preprocessing
 from resnet_infer.spec.protocols import single_crop
@@ -198,7 +198,7 @@ def test_a_file_that_takes_bytes_says_so_and_is_fed_so(
         assert manifest is not None
         assert manifest.input == input_format
         model = open_model(str(path), device="cpu")
-        results = sorted(score(model, [single_crop(32, 32)], source), key=lambda result: result.index)
+        results = sorted(score([Member(model, (single_crop(32, 32),))], source), key=lambda result: result.index)
         scores[input_format] = torch.cat([result.probs_PK for result in results if result.probs_PK is not None])
         assert len(scores[input_format]) == 5
         torch.testing.assert_close(scores[input_format], scores["normalized"], rtol=1e-4, atol=1e-5)

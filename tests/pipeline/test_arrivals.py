@@ -17,15 +17,16 @@ from resnet_infer.backends.load import Model
 from resnet_infer.data.samples import Sample
 from resnet_infer.data.source import Memory, Source
 from resnet_infer.errors import BackendError, DataError
-from resnet_infer.evaluation.evaluate import evaluate, evaluate_together
+from resnet_infer.evaluation.evaluate import evaluate
 from resnet_infer.evaluation.predict import predict
 from resnet_infer.model.resnet import ResNet
 from resnet_infer.pipeline import arrivals
 from resnet_infer.pipeline.arrivals import SLOTS, Arrivals
 from resnet_infer.pipeline.batching import reduce_map
 from resnet_infer.pipeline.loader import Crew
+from resnet_infer.pipeline.loading import Loading
 from resnet_infer.pipeline.render import render
-from resnet_infer.pipeline.score import Member, score, score_groups, score_together
+from resnet_infer.pipeline.score import Member, score, score_groups
 from resnet_infer.spec.labels import Labels
 from resnet_infer.spec.protocols import Protocol, multi_scale, single_crop, ten_crop
 
@@ -79,7 +80,14 @@ def test_scores_are_those_of_one_view_at_a_time(
 ) -> None:
     expected_NPK = one_at_a_time(model, protocols, images)
     for order in (list(range(COUNT)), np.random.default_rng(batch_size).permutation(COUNT).tolist()):
-        found = list(score(model, protocols, source, indices=order, batch_size=batch_size, workers=0))
+        found = list(
+            score(
+                [Member(model, tuple(protocols))],
+                source,
+                indices=order,
+                loading=Loading(batch_size=batch_size, workers=0),
+            )
+        )
         assert sorted(result.index for result in found) == list(range(COUNT))
         for result in found:
             assert result.probs_PK is not None
@@ -92,7 +100,9 @@ def test_more_images_may_be_on_their_way_than_there_are_slots_at_first(
     images = [picture(20, 20 + seed % 90, seed) for seed in range(3 * SLOTS)]
     many = Labelled(images, 10)
     protocols = [multi_scale((16,), average="gap", mirror=False), single_crop(18, 16)]
-    results = score(model, protocols, many, batch_size=16, workers=0)  # crops are run while whole images still wait
+    results = score(
+        [Member(model, tuple(protocols))], many, loading=Loading(batch_size=16, workers=0)
+    )  # crops are run while whole images still wait
     found = sorted(results, key=lambda result: result.index)
     expected_NPK = one_at_a_time(model, protocols, images)
     torch.testing.assert_close(torch.stack([r.probs_PK for r in found if r.probs_PK is not None]), expected_NPK)
@@ -145,16 +155,16 @@ def test_only_what_is_asked_for_travels_to_the_host(
         return (total - batches) / (rows * COUNT)
 
     tests = MIXED[:2]
-    how: dict[str, Any] = {"batch_size": 16, "workers": 0}
-    evaluate(wide, tests, source, **how)
+    how: dict[str, Any] = {"loading": Loading(batch_size=16, workers=0)}
+    evaluate([Member(wide, tuple(tests))], source, **how)
     assert per_row(2) == 8 * (5 + 2 * 5)
-    evaluate(wide, tests, source, metrics=True, real=[{n, n + 1} for n in range(COUNT)], **how)
+    evaluate([Member(wide, tuple(tests))], source, metrics=True, real=[{n, n + 1} for n in range(COUNT)], **how)
     assert per_row(2) == 8 * (5 + 2 * 5)
-    evaluate_together([Member(wide, tests), Member(wide, tests)], source, weights=(1, 3), **how)
+    evaluate([Member(wide, tests), Member(wide, tests)], source, weights=(1, 3), **how)
     assert per_row(6) == 8 * (5 + 2 * 5)
     list(predict(wide, tests[1], source, top_k=3, **how))
     assert per_row(1) == 8 * 2 * 3
-    list(score(wide, tests, source, **how))
+    list(score([Member(wide, tuple(tests))], source, **how))
     assert per_row(2) == bytes_of_a_row
 
 
@@ -203,8 +213,8 @@ def test_sums_on_a_gpu_are_those_on_the_cpu_and_the_same_bits_every_time() -> No
 
 def test_groups_of_several_models_are_their_single_images(model: Model, source: Source) -> None:
     members = [Member(model, MIXED[:2]), Member(model, MIXED[1:])]
-    single = {result.index: result.probs_PK for result in score_together(members, source, workers=0)}
-    grouped = list(score_groups(members, source, workers=0, batch_size=7))
+    single = {result.index: result.probs_PK for result in score(members, source, loading=Loading(workers=0))}
+    grouped = list(score_groups(members, source, loading=Loading(workers=0, batch_size=7)))
     assert sorted(index for group in grouped for index in group.indices) == list(range(COUNT))
     for group in grouped:
         for index, probs_PK in zip(group.indices, group.values[0], strict=True):
@@ -219,32 +229,34 @@ def pids() -> set[int]:
 
 
 def test_a_crew_is_the_same_for_every_pass_and_gone_afterwards(model: Model, source: Source) -> None:
-    alone = [evaluate(model, [protocol], source, workers=0)[0] for protocol in MIXED[:3]]
+    alone = [evaluate([Member(model, (protocol,))], source, loading=Loading(workers=0))[0] for protocol in MIXED[:3]]
     seen: set[int] = set()
     with Crew(source) as crew:
         for protocol, row in zip(MIXED[:3] * 2, alone * 2, strict=True):
-            (ours,) = evaluate(model, [protocol], source, workers=2, crew=crew)
+            (ours,) = evaluate([Member(model, (protocol,))], source, crew=crew, loading=Loading(workers=2))
             assert (ours.top1_errors, ours.top5_errors) == (row.top1_errors, row.top5_errors)
             assert len(pids()) == 2
             seen |= pids()
         assert len(seen) == 2
-        list(score(model, MIXED[:1], source, indices=[3], workers=1, crew=crew))
+        list(score([Member(model, tuple(MIXED[:1]))], source, indices=[3], crew=crew, loading=Loading(workers=1)))
         assert len(pids()) == 1
     assert pids() == set()
 
 
 def test_a_pass_that_is_left_early_ends_its_crew_which_then_starts_anew(model: Model, source: Source) -> None:
     with Crew(source) as crew:
-        results = score(model, MIXED[:1], source, workers=2, batch_size=1, crew=crew)
+        results = score([Member(model, tuple(MIXED[:1]))], source, crew=crew, loading=Loading(workers=2, batch_size=1))
         next(results)
         with pytest.raises(RuntimeError, match="one pass at a time"):
-            next(score(model, MIXED[:1], source, workers=2, crew=crew))
+            next(score([Member(model, tuple(MIXED[:1]))], source, crew=crew, loading=Loading(workers=2)))
         with pytest.raises(RuntimeError, match="one pass at a time"):
-            next(score(model, MIXED[:1], source, workers=1, crew=crew))
+            next(score([Member(model, tuple(MIXED[:1]))], source, crew=crew, loading=Loading(workers=1)))
         assert next(results).error == ""
         results.close()  # type: ignore[attr-defined]
         assert pids() == set()
-        assert len(list(score(model, MIXED[:1], source, workers=2, crew=crew))) == COUNT
+        assert (
+            len(list(score([Member(model, tuple(MIXED[:1]))], source, crew=crew, loading=Loading(workers=2)))) == COUNT
+        )
         assert len(pids()) == 2
     assert pids() == set()
 
@@ -253,17 +265,17 @@ def test_an_error_leaves_no_processes(model: Model, images: list[Picture], encod
     broken = Memory("broken", [("0", encode(images[0])), *((str(n), b"broken") for n in range(1, 40))])
     broken.samples = [replace(sample, label=f"class {n % 10}") for n, sample in enumerate(broken.samples)]
     with pytest.raises(DataError, match="39 of 40"):
-        evaluate(model, MIXED[:1], broken, workers=2)
+        evaluate([Member(model, tuple(MIXED[:1]))], broken, loading=Loading(workers=2))
     assert pids() == set()
 
 
 def test_workers_that_die_between_passes_are_replaced_however_many(model: Model, source: Source) -> None:
     with Crew(source) as crew:
-        list(score(model, MIXED[:1], source, workers=8, crew=crew))
+        list(score([Member(model, tuple(MIXED[:1]))], source, crew=crew, loading=Loading(workers=8)))
         for process in multiprocessing.active_children():
             process.kill()
             process.join()
-        found = list(score(model, MIXED[:1], source, workers=8, crew=crew))
+        found = list(score([Member(model, tuple(MIXED[:1]))], source, crew=crew, loading=Loading(workers=8)))
     assert [result.error for result in found] == [""] * COUNT
 
 
@@ -292,7 +304,7 @@ def test_a_worker_does_not_finalize_what_its_parent_left(model: Model, images: l
     gc.disable()
     try:
         Finalized(log)  # garbage at once, which a collection would end
-        list(score(model, MIXED[:1], source, workers=1))
+        list(score([Member(model, tuple(MIXED[:1]))], source, loading=Loading(workers=1)))
         assert not log.exists()
         assert gc.get_freeze_count() == 0
     finally:

@@ -19,9 +19,10 @@ from resnet_infer.errors import OutOfMemory
 from resnet_infer.model.resnet import ResNet
 from resnet_infer.pipeline import loader, packing
 from resnet_infer.pipeline.loader import Crew, load_chunks
+from resnet_infer.pipeline.loading import Loading
 from resnet_infer.pipeline.packing import Offload, pack, prepare, unpack
 from resnet_infer.pipeline.render import distinct_tiles, in_regions, regions, render
-from resnet_infer.pipeline.score import score
+from resnet_infer.pipeline.score import Member, score
 from resnet_infer.pipeline.transfer import Upload
 from resnet_infer.spec.protocols import Protocol, Tile, multi_scale, single_crop, ten_crop
 
@@ -31,7 +32,7 @@ TESTS = (single_crop(40, 32), ten_crop(41, 32), multi_scale((32, 41)))
 
 def scores(model: Model, source: Source, indices: list[int], offload: Offload) -> Tensor:
     """(images, protocols, classes), in the source's order."""
-    results = score(model, TESTS, source, indices=indices, offload=offload)
+    results = score([Member(model, tuple(TESTS))], source, indices=indices, loading=Loading(offload=offload))
     return torch.stack([r.probs_PK for r in sorted(results, key=lambda r: r.index) if r.probs_PK is not None])
 
 
@@ -58,7 +59,13 @@ def test_broken_jpegs_are_named_when_the_device_decodes(
             data = encode(image, "JPEG")
             archive.writestr(f"{number}.jpg", data[: len(data) // 2] if number == 2 else data)
     usual, ours = (
-        list(score(model_of(small_net), TESTS, open_source(tmp_path / "x.zip"), offload=offload))
+        list(
+            score(
+                [Member(model_of(small_net), tuple(TESTS))],
+                open_source(tmp_path / "x.zip"),
+                loading=Loading(offload=offload),
+            )
+        )
         for offload in ("nothing", "decoding")
     )
     for results in (usual, ours):

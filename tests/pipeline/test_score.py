@@ -20,7 +20,8 @@ from resnet_infer.data.source import Memory, Source
 from resnet_infer.errors import BackendError, OutOfMemory, UsageError
 from resnet_infer.model.resnet import ResNet
 from resnet_infer.pipeline.batching import reduce_map
-from resnet_infer.pipeline.score import check_served, score
+from resnet_infer.pipeline.loading import Loading
+from resnet_infer.pipeline.score import Member, check_served, score
 from resnet_infer.spec.protocols import Average, Protocol, multi_scale, single_crop, ten_crop
 from resnet_infer.spec.shapes import ANY, ShapeRange
 
@@ -57,10 +58,18 @@ def reference(naive: Any, small_net: ResNet) -> Any:
     return naive(small_net)
 
 
-def scores(model: Model, protocols: Sequence[Protocol], source: Source, **options: Any) -> Tensor:
+def scores(
+    model: Model,
+    protocols: Sequence[Protocol],
+    source: Source,
+    indices: Sequence[int] | None = None,
+    **loading: Any,
+) -> Tensor:
     """(images, protocols, classes), in the source's order."""
-    results = {result.index: result.probs_PK for result in score(model, protocols, source, **options)}
-    assert sorted(results) == sorted(options.get("indices", range(len(source.samples))))
+    members = [Member(model, tuple(protocols))]
+    found = score(members, source, indices=indices, loading=Loading(**loading))
+    results = {result.index: result.probs_PK for result in found}
+    assert sorted(results) == sorted(range(len(source.samples)) if indices is None else indices)
     return torch.stack([probs_PK for _, probs_PK in sorted(results.items()) if probs_PK is not None])
 
 
@@ -266,7 +275,7 @@ def test_a_protocol_that_the_backend_cannot_serve_is_refused(model: Model, sourc
         (pooled, single_crop(40, 24), "32..64 x 32..64 pixels, and single-crop needs 24"),
         (dense, multi_scale((32, 65)), "multiscale needs 65"),
     ):
-        for refuse in (lambda m, p: check_served(m, p), lambda m, p: next(score(m, [p], source))):
+        for refuse in (lambda m, p: check_served(m, p), lambda m, p: next(score([Member(m, (p,))], source))):
             with pytest.raises(UsageError, match=reason):
                 refuse(model_, protocol)
 
@@ -290,7 +299,7 @@ def test_unreadable_images_are_results_with_errors(
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         archive.writestr("0.png", encode(images[0]))
         archive.writestr("1.png", encode(images[1])[:-60])
-    results = list(score(model, PROTOCOLS, open_source(tmp_path / "x.zip")))
+    results = list(score([Member(model, tuple(PROTOCOLS))], open_source(tmp_path / "x.zip")))
     assert sorted((result.index, result.probs_PK is None, bool(result.error)) for result in results) == [
         (0, False, False),
         (1, True, True),

@@ -20,7 +20,8 @@ from resnet_infer.errors import DataError, UsageError
 from resnet_infer.evaluation.evaluate import evaluate
 from resnet_infer.evaluation.rows import EvalRow
 from resnet_infer.model.checkpoints import Overrides
-from resnet_infer.pipeline.score import score
+from resnet_infer.pipeline.loading import Loading
+from resnet_infer.pipeline.score import Member, score
 from resnet_infer.predictions import recorder
 from resnet_infer.predictions.files import read_predictions
 from resnet_infer.predictions.recorder import Recording
@@ -59,7 +60,7 @@ def source(
 def whole(model: Model, source: Source, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[EvalRow], Path]:
     """Rows and file of an evaluation without interruption."""
     path = tmp_path_factory.mktemp("whole") / "whole.jsonl"
-    return evaluate(model, TESTS, source, recording=Recording(path=path)), path
+    return evaluate([Member(model, tuple(TESTS))], source, recording=Recording(path=path)), path
 
 
 @pytest.fixture(params=["jsonl", "parquet"])
@@ -80,7 +81,14 @@ def interrupt(model: Model, source: Source, file: Path, images: int, **options: 
 
     recording = Recording(path=file, resume=True)
     with pytest.raises(Stop):
-        evaluate(model, TESTS, source, workers=0, batch_size=1, recording=recording, advance=advance, **options)
+        evaluate(
+            [Member(model, tuple(TESTS))],
+            source,
+            recording=recording,
+            advance=advance,
+            **options,
+            loading=Loading(workers=0, batch_size=1),
+        )
     return parts_of(file)
 
 
@@ -92,7 +100,9 @@ def finish(model: Model, source: Source, file: Path, whole: tuple[list[EvalRow],
     """Go on to the end, and compare with the evaluation that was not interrupted."""
     scored: list[float] = []
     recording = Recording(path=file, resume=True)
-    rows = evaluate(model, TESTS, source, workers=0, recording=recording, advance=scored.append)
+    rows = evaluate(
+        [Member(model, tuple(TESTS))], source, recording=recording, advance=scored.append, loading=Loading(workers=0)
+    )
     assert (scored[0], sum(scored)) == (there, COUNT)
     for row, one in zip(rows, whole[0], strict=True):
         assert (row.images, row.top1_errors, row.top5_errors) == (one.images, one.top1_errors, one.top5_errors)
@@ -107,11 +117,11 @@ def finish(model: Model, source: Source, file: Path, whole: tuple[list[EvalRow],
 
 def test_records_are_what_the_scoring_path_gives(model: Model, source: Source, file: Path) -> None:
     recording = Recording(path=file, probabilities=True)
-    rows = evaluate(model, TESTS, source, recording=recording)
+    rows = evaluate([Member(model, tuple(TESTS))], source, recording=recording)
     found = read_predictions(file)
     assert model.manifest.labels
     names = model.manifest.labels.names
-    probs = {result.index: result.probs_PK for result in score(model, TESTS, source)}
+    probs = {result.index: result.probs_PK for result in score([Member(model, tuple(TESTS))], source)}
     for number, protocol in enumerate(TESTS):
         for record in found.records[protocol.name]:
             p_K = probs[record.index][number].numpy()  # type: ignore[index]
@@ -141,7 +151,7 @@ def test_a_stopped_evaluation_goes_on_and_ends_as_one_that_was_not(
 def test_a_finished_evaluation_is_read_and_not_made_again(
     model: Model, source: Source, file: Path, whole: tuple[list[EvalRow], Path]
 ) -> None:
-    evaluate(model, TESTS, source, recording=Recording(path=file))
+    evaluate([Member(model, tuple(TESTS))], source, recording=Recording(path=file))
     before = file.read_bytes()
     finish(model, source, file, whole, there=COUNT)
     assert file.read_bytes() == before
@@ -210,12 +220,13 @@ def test_what_is_begun_with_one_thing_does_not_go_on_with_another(
         ({"recording": Recording(path=file, resume=True, probabilities=True)}, "all probabilities are kept: true"),
         ({"recording": Recording(path=file)}, "holds an interrupted evaluation; go on with --resume"),
     ):
-        arguments: dict[str, Any] = {"model": model, "protocols": TESTS, "source": source} | changed
+        usual = {"model": model, "protocols": TESTS, "source": source, "recording": Recording(path=file, resume=True)}
+        asked: dict[str, Any] = usual | changed
         with pytest.raises(UsageError, match=words) as caught:
-            evaluate(recording=arguments.pop("recording", Recording(path=file, resume=True)), **arguments)
+            evaluate([Member(asked["model"], tuple(asked["protocols"]))], asked["source"], recording=asked["recording"])
         assert "\n" not in str(caught.value)
         assert len(parts_of(file)) == 2
-    rows = evaluate(same_elsewhere, TESTS, source, recording=Recording(path=file, resume=True))
+    rows = evaluate([Member(same_elsewhere, tuple(TESTS))], source, recording=Recording(path=file, resume=True))
     assert rows[0].resumed == 8
 
 
@@ -228,11 +239,11 @@ def test_unreadable_images_are_tried_again(
         for number, sample in enumerate(source.samples):
             archive.writestr(sample.name, b"" if number in (1, 5) else bytes(source.read(sample)))
     with pytest.raises(DataError, match="2 of 24 images cannot be read"):
-        evaluate(model, TESTS, open_source(broken), recording=Recording(path=file))
+        evaluate([Member(model, tuple(TESTS))], open_source(broken), recording=Recording(path=file))
     interrupt(model, open_source(broken), file, 8, on_error="skip")
     assert not file.exists()
     shutil.copy(source.name, broken)
-    rows = evaluate(model, TESTS, open_source(broken), recording=Recording(path=file, resume=True))
+    rows = evaluate([Member(model, tuple(TESTS))], open_source(broken), recording=Recording(path=file, resume=True))
     assert 0 < rows[0].resumed <= COUNT - 2
     assert rows[0].unreadable == []
     assert [row.top1_errors for row in rows] == [row.top1_errors for row in whole[0]]
@@ -246,9 +257,14 @@ def test_unreadable_images_are_records_of_a_finished_file(
     with zipfile.ZipFile(broken, "w") as archive:
         for number, sample in enumerate(source.samples):
             archive.writestr(sample.name, b"" if number in (0, 5) else bytes(source.read(sample)))
-    first = evaluate(model, TESTS, open_source(broken), on_error="count-wrong", recording=Recording(path=file))
+    first = evaluate(
+        [Member(model, tuple(TESTS))], open_source(broken), on_error="count-wrong", recording=Recording(path=file)
+    )
     again = evaluate(
-        model, TESTS, open_source(broken), on_error="count-wrong", recording=Recording(path=file, resume=True)
+        [Member(model, tuple(TESTS))],
+        open_source(broken),
+        on_error="count-wrong",
+        recording=Recording(path=file, resume=True),
     )
     assert [record.index for record in read_predictions(file).records["ten-crop"] if record.error] == [0, 5]
     assert [row.top1_errors for row in again] == [row.top1_errors for row in first]
@@ -259,7 +275,9 @@ def test_a_model_in_memory_cannot_be_recorded(
     small_net: Any, model_of: Callable[..., Model], model: Model, source: Source, file: Path
 ) -> None:
     with pytest.raises(UsageError, match="in memory only"):
-        evaluate(model_of(small_net, model.manifest.labels), TESTS, source, recording=Recording(path=file))
+        evaluate(
+            [Member(model_of(small_net, model.manifest.labels), tuple(TESTS))], source, recording=Recording(path=file)
+        )
 
 
 def test_two_processes_do_not_write_one_file(model: Model, source: Source, file: Path) -> None:
@@ -274,9 +292,9 @@ def test_two_processes_do_not_write_one_file(model: Model, source: Source, file:
         assert other.stdout
         assert other.stdout.readline() == "locked\n"
         with pytest.raises(UsageError, match="another process is writing it"):
-            evaluate(model, TESTS, source, recording=Recording(path=file, resume=True))
+            evaluate([Member(model, tuple(TESTS))], source, recording=Recording(path=file, resume=True))
         other.kill()
-    evaluate(model, TESTS, source, recording=Recording(path=file, resume=True))
+    evaluate([Member(model, tuple(TESTS))], source, recording=Recording(path=file, resume=True))
 
 
 @pytest.mark.slow

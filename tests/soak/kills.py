@@ -33,6 +33,8 @@ from resnet_infer.data.open import open_source
 from resnet_infer.data.source import Source
 from resnet_infer.errors import DataError
 from resnet_infer.evaluation.evaluate import evaluate
+from resnet_infer.pipeline.loading import Loading
+from resnet_infer.pipeline.score import Member
 from resnet_infer.predictions import recorder
 from resnet_infer.predictions.files import format_of, read_predictions
 from resnet_infer.predictions.recorder import Recording
@@ -87,7 +89,14 @@ def counts_of(
     """Evaluate once, in this process."""
     tests: list[Protocol] = [CROPS[name] for name in run.protocols]
     recording = Recording(path=run.path, resume=True)
-    rows = evaluate(model, tests, source, on_error="skip", workers=0, recording=recording, advance=advance)
+    rows = evaluate(
+        [Member(model, tuple(tests))],
+        source,
+        on_error="skip",
+        recording=recording,
+        advance=advance,
+        loading=Loading(workers=0),
+    )
     return [[row.images, row.top1_errors, row.top5_errors] for row in rows]
 
 

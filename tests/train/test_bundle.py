@@ -13,6 +13,7 @@ from benchmarks import bundle
 from resnet_infer.backends.load import open_model
 from resnet_infer.data.open import open_source
 from resnet_infer.evaluation.evaluate import evaluate
+from resnet_infer.pipeline.score import Member
 from resnet_infer.spec.labels import CIFAR10_NAMES
 from resnet_infer.spec.protocols import protocol_for
 from resnet_infer.spec.registry import bundled_folders
@@ -44,7 +45,7 @@ def test_weights_make_the_error_that_is_stated(shared: Path, key: str) -> None:
     stated = bundle.read(MODELS / key).test
     model = open_model(key, device="cpu")
     protocol = protocol_for("single-crop", model.manifest.spec, model.manifest.preprocessing)
-    (row,) = evaluate(model, [protocol], open_source(shared / "data" / "cifar10" / "test.zip"))
+    (row,) = evaluate([Member(model, (protocol,))], open_source(shared / "data" / "cifar10" / "test.zip"))
     assert (row.images, row.top1_errors) == (stated["test_images"], stated["test_errors"])
 
 
