@@ -20,8 +20,8 @@ from resnet_infer.allocator import keep_freed_memory
 from resnet_infer.backends.base import Normalize
 from resnet_infer.backends.ort import OrtBackend
 from resnet_infer.backends.pytorch import TorchBackend
-from resnet_infer.export.parity import TOLERANCE
-from resnet_infer.export.to_onnx import export_onnx
+from resnet_infer.exporters.parity import TOLERANCE
+from resnet_infer.exporters.to_onnx import export_onnx
 from resnet_infer.model.checkpoints import Checkpoint
 from resnet_infer.model.resnet import build
 from resnet_infer.spec.architectures import spec_from_name

@@ -28,9 +28,9 @@ from resnet_infer.backends.base import Normalize
 from resnet_infer.backends.ort import OrtBackend
 from resnet_infer.data.open import open_source
 from resnet_infer.environment import environment
-from resnet_infer.export.calibrate import Once
-from resnet_infer.export.graphs import float_graph
-from resnet_infer.export.quantize import CALIBRATED_OPERATORS, quantized_graph, saturates_int8
+from resnet_infer.exporters.calibrate import Once
+from resnet_infer.exporters.graphs import float_graph
+from resnet_infer.exporters.quantize import CALIBRATED_OPERATORS, quantized_graph, saturates_int8
 from resnet_infer.pipeline.loader import load
 from resnet_infer.spec.manifest import Manifest
 from resnet_infer.spec.precisions import Precision

@@ -22,7 +22,7 @@ from resnet_infer.errors import UsageError
 from resnet_infer.evaluation.evaluate import evaluate
 from resnet_infer.evaluation.predict import predict
 from resnet_infer.evaluation.rows import EvalRow
-from resnet_infer.export.to_onnx import export_onnx
+from resnet_infer.exporters.to_onnx import export_onnx
 from resnet_infer.model.checkpoints import load_checkpoint, save_checkpoint
 from resnet_infer.pipeline.loading import Loading
 from resnet_infer.pipeline.score import Member, score
@@ -92,7 +92,7 @@ def _run(folder: Path) -> None:
     some = open_source(_excerpt(held_out, folder / "some.zip"))
     for record in predict(models[1], protocols[0], some, top_k=1, loading=Loading(workers=0)):
         best = record.predictions[0]
-        print(f"   {record.path.ljust(22)}  {best['label']} ({100 * best['prob']:.1f} %)")
+        print(f"   {record.path.ljust(22)}  {best.label} ({100 * best.prob:.1f} %)")
 
 
 def write_digits(folder: Path) -> tuple[Source, Source]:

@@ -14,10 +14,10 @@ from resnet_infer.backends.tensorrt_api import find_flavour, this_host
 from resnet_infer.data.open import open_source
 from resnet_infer.errors import BackendError
 from resnet_infer.evaluation.evaluate import evaluate
-from resnet_infer.export.calibrate import METHODS, Method, Quantization
-from resnet_infer.export.engine_builder import BuildOptions
-from resnet_infer.export.to_onnx import export_onnx
-from resnet_infer.export.to_tensorrt import build_engine
+from resnet_infer.exporters.calibrate import METHODS, Method, Quantization
+from resnet_infer.exporters.engine_builder import BuildOptions
+from resnet_infer.exporters.to_onnx import export_onnx
+from resnet_infer.exporters.to_tensorrt import build_engine
 from resnet_infer.model.checkpoints import Overrides, load_checkpoint
 from resnet_infer.pipeline.score import Member
 from resnet_infer.spec.engine_manifest import misfits

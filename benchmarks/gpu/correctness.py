@@ -16,7 +16,7 @@ from resnet_infer.backends.load import Model
 from resnet_infer.backends.pytorch import TorchBackend
 from resnet_infer.data.source import Source
 from resnet_infer.errors import ResnetInferError
-from resnet_infer.export.parity import TOLERANCE
+from resnet_infer.exporters.parity import TOLERANCE
 from resnet_infer.pipeline.loader import load
 from resnet_infer.pipeline.loading import Loading
 from resnet_infer.pipeline.packing import Offload

@@ -17,7 +17,7 @@ from benchmarks.gpu.nvjpeg import nvjpeg
 from benchmarks.gpu.pictures import ready
 from benchmarks.peers.materials import checkpoint, tiles
 from resnet_infer.backends.pytorch import TorchBackend
-from resnet_infer.export.parity import TOLERANCE
+from resnet_infer.exporters.parity import TOLERANCE
 
 FILE = "levers.json"
 WAYS: tuple[tuple[str, float, dict[str, Any]], ...] = (

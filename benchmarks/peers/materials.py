@@ -176,7 +176,7 @@ def export_plain(arch: str, source: Source, folder: Path) -> None:
 
 def export_ours(arch: str, head: Head, precision: Precision, source: Source, folder: Path, **how: Any) -> None:
     """Our own export of the same weights."""
-    from resnet_infer.export.to_onnx import export_onnx
+    from resnet_infer.exporters.to_onnx import export_onnx
 
     path = folder / f"{arch}-{head}-{precision}.onnx"
     export_onnx(checkpoint(folder, arch), path, head=head, precision=precision, **how)
@@ -184,7 +184,7 @@ def export_ours(arch: str, head: Head, precision: Precision, source: Source, fol
 
 def export_int8(arch: str, source: Source, folder: Path) -> None:
     """Our int8 export, ranges by min-max over some of the photos."""
-    from resnet_infer.export.calibrate import Quantization
+    from resnet_infer.exporters.calibrate import Quantization
 
     put_photos(source, folder, CALIBRATION)
     data = open_source(photos(folder, CALIBRATION))

@@ -29,8 +29,8 @@ from resnet_infer.backends.load import open_model
 from resnet_infer.backends.tensorrt_api import find_flavour, load_flavour, make_log
 from resnet_infer.backends.trt_launch import DTYPES
 from resnet_infer.errors import BackendError, ResnetInferError
-from resnet_infer.export.engine_builder import BuildOptions
-from resnet_infer.export.to_tensorrt import build_engine
+from resnet_infer.exporters.engine_builder import BuildOptions
+from resnet_infer.exporters.to_tensorrt import build_engine
 from resnet_infer.spec.shapes import ShapeRange, range_for
 
 WARM_UP_S = 0.5

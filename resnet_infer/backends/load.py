@@ -26,6 +26,18 @@ class Model:
     backend: Backend
     file: Path | None = None
     """What it was read from; None for one that was made in memory."""
+    overrides: Overrides | None = None
+    """What the user said over what the file says."""
+
+    def __enter__(self) -> "Model":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the device's memory; the model cannot run again."""
+        self.backend.close()
 
 
 def open_model(
@@ -69,7 +81,9 @@ def open_model(
         compile=options.compile,
         autocast=options.autocast,
     )
-    return Model(name=checkpoint.name, manifest=checkpoint.manifest, backend=running, file=checkpoint.file)
+    return Model(
+        name=checkpoint.name, manifest=checkpoint.manifest, backend=running, file=checkpoint.file, overrides=overrides
+    )
 
 
 def _wrong_backend(model: str, own: str, asked: str) -> str:

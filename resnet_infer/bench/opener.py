@@ -16,10 +16,10 @@ from resnet_infer.backends.tensorrt_api import find_flavour
 from resnet_infer.bench.sweep import EXPORTED, RANDOM, Subject
 from resnet_infer.data.source import Source
 from resnet_infer.errors import UsageError
-from resnet_infer.export.calibrate import FEWEST, Quantization
-from resnet_infer.export.engine_builder import BuildOptions
-from resnet_infer.export.to_onnx import export_onnx
-from resnet_infer.export.to_tensorrt import build_engine
+from resnet_infer.exporters.calibrate import FEWEST, Quantization
+from resnet_infer.exporters.engine_builder import BuildOptions
+from resnet_infer.exporters.to_onnx import export_onnx
+from resnet_infer.exporters.to_tensorrt import build_engine
 from resnet_infer.model.checkpoints import Checkpoint, load_checkpoint
 from resnet_infer.model.resnet import build
 from resnet_infer.spec.architectures import Head, spec_from_name

@@ -16,12 +16,12 @@ from resnet_infer.console import progress, working
 from resnet_infer.data.open import open_source
 from resnet_infer.data.source import Source
 from resnet_infer.errors import UsageError
-from resnet_infer.export.calibrate import Quantization, candidates
-from resnet_infer.export.engine_builder import BuildOptions
-from resnet_infer.export.gate import Gate
-from resnet_infer.export.to_onnx import check_request, export_onnx
-from resnet_infer.export.to_tensorrt import build_engine, built_from, check_gate_runs
-from resnet_infer.export.to_triton import export_triton
+from resnet_infer.exporters.calibrate import Quantization, candidates
+from resnet_infer.exporters.engine_builder import BuildOptions
+from resnet_infer.exporters.gate import Gate
+from resnet_infer.exporters.to_onnx import check_request, export_onnx
+from resnet_infer.exporters.to_tensorrt import build_engine, built_from, check_gate_runs
+from resnet_infer.exporters.to_triton import export_triton
 from resnet_infer.model.checkpoints import Overrides, is_checkpoint_file, load_checkpoint
 from resnet_infer.pipeline.readable import readable
 from resnet_infer.report.export_text import checks, describe, describe_engine, search_table

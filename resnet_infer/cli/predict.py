@@ -1,6 +1,7 @@
 """`resnet-infer predict`: the best classes of images."""
 
 import sys
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -154,7 +155,7 @@ def _by_ray(source: "Source", output: Path, actors: int | None, on_error: str, *
 
 
 def _block(record: Prediction) -> str:
-    lines = [f"  {100 * p['prob']:6.2f} %  {p['label'] or 'class ' + str(p['index'])}" for p in record.predictions]
+    lines = [f"  {100 * p.prob:6.2f} %  {p.label or f'class {p.index}'}" for p in record.predictions]
     return "\n".join([record.path, *lines])
 
 
@@ -162,4 +163,4 @@ def _lines(record: Prediction) -> list[dict[str, Any]]:
     base = {"path": record.path, "model": record.model, "protocol": record.protocol, "backend": record.backend}
     if record.error:
         return [base | {"rank": "", "index": "", "label": "", "prob": "", "error": record.error}]
-    return [base | {"rank": rank, **best, "error": ""} for rank, best in enumerate(record.predictions, start=1)]
+    return [base | {"rank": rank, **asdict(best), "error": ""} for rank, best in enumerate(record.predictions, start=1)]

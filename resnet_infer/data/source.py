@@ -5,7 +5,7 @@ names and offsets, never a position in an open file.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ Pixels = NDArray[np.uint8]
 Part = Literal["train", "test"]
 
 
+@runtime_checkable
 class Source(Protocol):
     """A collection of images."""
 

@@ -86,6 +86,11 @@ class Comparison:
     seconds: float | None
     """Of scoring both; None for what was scored before."""
 
+    @property
+    def p_value(self) -> float | None:
+        """McNemar's exact p."""
+        return self.mcnemar_p
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, the measures of agreement among them."""
         values = asdict(self)

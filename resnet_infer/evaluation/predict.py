@@ -7,7 +7,7 @@ from functools import partial
 from resnet_infer.backends.load import Model
 from resnet_infer.data.source import Source
 from resnet_infer.errors import UsageError
-from resnet_infer.evaluation.rows import Prediction
+from resnet_infer.evaluation.rows import ClassProbability, Prediction
 from resnet_infer.evaluation.verdicts import best
 from resnet_infer.pipeline.loading import DEFAULT, Loading
 from resnet_infer.pipeline.score import Member, score_groups
@@ -57,9 +57,9 @@ def predict(
             due = next(order, None)
 
 
-def _named(model: Model, probs: Sequence[float], classes: Sequence[float]) -> list[dict[str, object]]:
+def _named(model: Model, probs: Sequence[float], classes: Sequence[float]) -> list[ClassProbability]:
     labels = model.manifest.labels
     return [
-        {"index": int(index), "label": labels.names[int(index)] if labels else None, "prob": round(prob, 6)}
+        ClassProbability(index=int(index), label=labels.names[int(index)] if labels else None, prob=round(prob, 6))
         for prob, index in zip(probs, classes, strict=True)
     ]

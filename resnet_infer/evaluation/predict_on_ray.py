@@ -214,9 +214,9 @@ def _row(index: int, record: Prediction) -> dict[str, Any]:
         "model": record.model,
         "protocol": record.protocol,
         "backend": record.backend,
-        "top_classes": [entry["index"] for entry in best],
-        "top_labels": [entry["label"] for entry in best],
-        "top_probs": [entry["prob"] for entry in best],
+        "top_classes": [entry.index for entry in best],
+        "top_labels": [entry.label for entry in best],
+        "top_probs": [entry.prob for entry in best],
         "error": _utf8(record.error),
     }
 

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from resnet_infer.errors import DataError
+
 if TYPE_CHECKING:  # results are read where torch is not
     from resnet_infer.data.source import Source
     from resnet_infer.evaluation.ensemble import Ensemble
@@ -58,6 +60,17 @@ class EvalRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClassProbability:
+    """One class of an image."""
+
+    index: int
+    label: str | None
+    """None where the model does not know its class names."""
+    prob: float
+    """0..1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
     """One image's best classes, or why there are none."""
 
@@ -65,9 +78,16 @@ class Prediction:
     model: str = ""
     protocol: str = ""
     backend: str = ""
-    predictions: Sequence[Mapping[str, Any]] = ()
-    """{"index", "label", "prob"}, best first; the label is None where the model does not know its class names."""
+    predictions: Sequence[ClassProbability] = ()
+    """Best first."""
     error: str = ""
+
+    @property
+    def best(self) -> ClassProbability:
+        """The most probable class; raises DataError for an image that could not be read."""
+        if self.error:
+            raise DataError(f"{self.path}: {self.error}")
+        return self.predictions[0]
 
     def to_dict(self) -> dict[str, Any]:
         """The record of the result, or of the failure."""

@@ -6,3 +6,20 @@ JSON lines as `{"resnet_infer": {...}}`. Every further line, or row, has the fie
 are no UTF-8 stand as backslash escapes. While an evaluation goes on there is a folder `FILE.parts` instead; see
 `recorder.py`.
 """
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from resnet_infer.predictions.files import Predictions
+    from resnet_infer.predictions.files import read_predictions as read
+    from resnet_infer.predictions.records import Identity, Record
+
+__all__ = ["Identity", "Predictions", "Record", "read"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    from resnet_infer.predictions import files, records
+
+    return files.read_predictions if name == "read" else getattr(files, name, None) or getattr(records, name)

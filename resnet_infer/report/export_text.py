@@ -6,7 +6,7 @@ from typing import Any
 
 from resnet_infer.backends.onnx_file import load_graph
 from resnet_infer.backends.onnx_layers import read_layers
-from resnet_infer.export.to_tensorrt import Built
+from resnet_infer.exporters.to_tensorrt import Built
 from resnet_infer.report.text import as_table
 from resnet_infer.spec.manifest import Manifest
 from resnet_infer.spec.precisions import Layer, summary

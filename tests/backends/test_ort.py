@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from resnet_infer.backends.load import open_model
 from resnet_infer.backends.ort import MAX_SIZES, RUNS_BEFORE
 from resnet_infer.errors import ArtifactError, BackendError, OutOfMemory, ResnetInferError, UsageError
-from resnet_infer.export.to_onnx import export_onnx
+from resnet_infer.exporters.to_onnx import export_onnx
 from resnet_infer.model.checkpoints import Overrides, load_checkpoint
 from resnet_infer.spec.labels import Labels
 from resnet_infer.spec.shapes import range_for

@@ -16,7 +16,7 @@ from resnet_infer.backends.base import RunOptions
 from resnet_infer.backends.load import open_model
 from resnet_infer.backends.ort_session import load_libraries, open_session, provider_settings, ran_out_of_memory
 from resnet_infer.errors import BackendError, UsageError
-from resnet_infer.export.to_onnx import export_onnx
+from resnet_infer.exporters.to_onnx import export_onnx
 from resnet_infer.model.checkpoints import Checkpoint
 from resnet_infer.model.resnet import ResNet
 from resnet_infer.spec.manifest import Manifest

@@ -12,9 +12,9 @@ from resnet_infer.backends.engine_file import read_engine, write_engine
 from resnet_infer.backends.load import open_model
 from resnet_infer.backends.tensorrt_api import find_flavour, this_host
 from resnet_infer.errors import ArtifactError, BackendError, UsageError
-from resnet_infer.export.engine_builder import BuildOptions
-from resnet_infer.export.to_onnx import export_onnx
-from resnet_infer.export.to_tensorrt import build_engine
+from resnet_infer.exporters.engine_builder import BuildOptions
+from resnet_infer.exporters.to_onnx import export_onnx
+from resnet_infer.exporters.to_tensorrt import build_engine
 from resnet_infer.model.checkpoints import Checkpoint, Overrides
 from resnet_infer.model.resnet import ResNet
 from resnet_infer.spec.engine_manifest import EngineRecord, misfits, record_path

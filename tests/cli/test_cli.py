@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from resnet_infer.cli.app import main
-from resnet_infer.export.to_onnx import export_onnx
+from resnet_infer.exporters.to_onnx import export_onnx
 from resnet_infer.model.checkpoints import load_checkpoint, save_checkpoint
 from resnet_infer.model.resnet import build
 from resnet_infer.spec.architectures import spec_from_name

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from resnet_infer.export.to_onnx import export_onnx
+from resnet_infer.exporters.to_onnx import export_onnx
 from resnet_infer.model.checkpoints import load_checkpoint, save_checkpoint
 from resnet_infer.model.resnet import ResNet
 from resnet_infer.spec.labels import Labels

@@ -17,7 +17,7 @@ from resnet_infer.data.source import Source
 from resnet_infer.errors import UsageError
 from resnet_infer.evaluation.ensemble import normalised
 from resnet_infer.evaluation.evaluate import evaluate, rank_of
-from resnet_infer.export.to_onnx import export_onnx
+from resnet_infer.exporters.to_onnx import export_onnx
 from resnet_infer.model.checkpoints import load_checkpoint, save_checkpoint
 from resnet_infer.model.resnet import ResNet
 from resnet_infer.pipeline.loading import Loading

@@ -56,9 +56,9 @@ def test_classes_and_probabilities_are_the_naive_ones(
     for record, image in zip(predict(model, single_crop(40, 32), source, top_k=3), images, strict=True):
         probs_K = naive(small_net).single_crop(image, 40, 32).numpy()
         best = np.argsort(-probs_K)[:3].tolist()
-        assert [entry["index"] for entry in record.predictions] == best
-        assert [entry["label"] for entry in record.predictions] == [NAMES[index] for index in best]
-        assert [entry["prob"] for entry in record.predictions] == pytest.approx(probs_K[best], abs=1e-5)
+        assert [entry.index for entry in record.predictions] == best
+        assert [entry.label for entry in record.predictions] == [NAMES[index] for index in best]
+        assert [entry.prob for entry in record.predictions] == pytest.approx(probs_K[best], abs=1e-5)
         assert (record.model, record.protocol, record.backend) == ("random", "single-crop", "torch")
         assert record.error == ""
 
@@ -66,8 +66,8 @@ def test_classes_and_probabilities_are_the_naive_ones(
 def test_more_classes_than_there_are_gives_all_of_them(model: Model, source: Source) -> None:
     for top_k in (10, 11, 10**9):
         for record in predict(model, single_crop(40, 32), source, top_k=top_k):
-            probs = [entry["prob"] for entry in record.predictions]
-            assert sorted(entry["index"] for entry in record.predictions) == list(range(10))
+            probs = [entry.prob for entry in record.predictions]
+            assert sorted(entry.index for entry in record.predictions) == list(range(10))
             assert probs == sorted(probs, reverse=True)
             assert sum(probs) == pytest.approx(1, abs=1e-5)
     for top_k in (0, -1):
@@ -97,7 +97,7 @@ def test_without_class_names_there_is_no_label(
     source: Source, small_net: ResNet, model_of: Callable[..., Model]
 ) -> None:
     for record in predict(model_of(small_net), single_crop(40, 32), source):
-        assert [entry["label"] for entry in record.predictions] == [None] * 5
+        assert [entry.label for entry in record.predictions] == [None] * 5
 
 
 def test_records_are_given_as_soon_as_all_before_them_are_done(model: Model, images: list[Picture]) -> None:

@@ -80,9 +80,9 @@ def compare(output: Path, expected: list[Any], names: list[str] | None = None) -
     assert frame["index"].tolist() == list(range(COUNT))
     assert frame["path"].tolist() == (names or [record.path for record in expected])
     for row, record in zip(frame.itertuples(), expected, strict=True):
-        assert row.top_classes.tolist() == [entry["index"] for entry in record.predictions]
-        assert row.top_labels.tolist() == [entry["label"] for entry in record.predictions]
-        assert row.top_probs == pytest.approx([entry["prob"] for entry in record.predictions], abs=1e-5)
+        assert row.top_classes.tolist() == [entry.index for entry in record.predictions]
+        assert row.top_labels.tolist() == [entry.label for entry in record.predictions]
+        assert row.top_probs == pytest.approx([entry.prob for entry in record.predictions], abs=1e-5)
         assert bool(row.error) == bool(record.error)
     assert [path.name for path in output.parent.iterdir() if path.name.endswith(".partial")] == []
 

@@ -12,7 +12,7 @@ from resnet_infer.backends.base import Normalize
 from resnet_infer.backends.pytorch import TorchBackend
 from resnet_infer.data.open import open_source
 from resnet_infer.errors import UsageError
-from resnet_infer.export.to_onnx import export_onnx
+from resnet_infer.exporters.to_onnx import export_onnx
 from resnet_infer.model.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from resnet_infer.model.resnet import ResNet, build
 from resnet_infer.spec.architectures import spec_from_name

@@ -14,10 +14,10 @@ from google.protobuf import text_format
 from resnet_infer.backends.engine_file import read_engine, write_engine
 from resnet_infer.backends.onnx_file import stored_manifest
 from resnet_infer.errors import ArtifactError, UsageError
-from resnet_infer.export.engine_builder import BuildOptions
-from resnet_infer.export.to_onnx import export_onnx
-from resnet_infer.export.to_tensorrt import build_engine
-from resnet_infer.export.to_triton import export_triton
+from resnet_infer.exporters.engine_builder import BuildOptions
+from resnet_infer.exporters.to_onnx import export_onnx
+from resnet_infer.exporters.to_tensorrt import build_engine
+from resnet_infer.exporters.to_triton import export_triton
 from resnet_infer.model.checkpoints import Checkpoint
 from resnet_infer.model.resnet import build
 from resnet_infer.spec import manifest as manifests

@@ -20,8 +20,8 @@ from resnet_infer.data.source import Source
 from resnet_infer.errors import GateError, UsageError
 from resnet_infer.evaluation.agreement import Agreement
 from resnet_infer.evaluation.evaluate import evaluate
-from resnet_infer.export.gate import Gate, run_gate
-from resnet_infer.export.to_onnx import export_onnx
+from resnet_infer.exporters.gate import Gate, run_gate
+from resnet_infer.exporters.to_onnx import export_onnx
 from resnet_infer.model.checkpoints import Checkpoint
 from resnet_infer.model.resnet import ResNet
 from resnet_infer.pipeline.score import Member

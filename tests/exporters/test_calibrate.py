@@ -23,10 +23,10 @@ from resnet_infer.data.open import open_source
 from resnet_infer.data.samples import Sample
 from resnet_infer.data.source import Source
 from resnet_infer.errors import DataError, GateError, UsageError
-from resnet_infer.export.calibrate import METHODS, Quantization, candidates, quantize
-from resnet_infer.export.graphs import float_graph
-from resnet_infer.export.quantize import saturates_int8
-from resnet_infer.export.to_onnx import export_onnx
+from resnet_infer.exporters.calibrate import METHODS, Quantization, candidates, quantize
+from resnet_infer.exporters.graphs import float_graph
+from resnet_infer.exporters.quantize import saturates_int8
+from resnet_infer.exporters.to_onnx import export_onnx
 from resnet_infer.model.checkpoints import Checkpoint
 from resnet_infer.model.resnet import ResNet
 from resnet_infer.spec.labels import Labels

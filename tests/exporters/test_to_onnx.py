@@ -14,7 +14,7 @@ from resnet_infer.backends.onnx_file import stored_manifest
 from resnet_infer.backends.onnx_layers import read_layers
 from resnet_infer.data.open import open_source
 from resnet_infer.errors import DataError, GateError, UsageError
-from resnet_infer.export.to_onnx import export_onnx
+from resnet_infer.exporters.to_onnx import export_onnx
 from resnet_infer.model.checkpoints import Checkpoint, Overrides
 from resnet_infer.model.heads import with_head
 from resnet_infer.model.resnet import build
@@ -136,7 +136,7 @@ def test_a_graph_that_computes_something_else_is_refused(
     checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As an exporter with a fault would: one weight of the written graph is changed."""
-    import resnet_infer.export.to_onnx as module
+    import resnet_infer.exporters.to_onnx as module
 
     graph = module.float_graph
 

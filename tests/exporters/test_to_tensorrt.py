@@ -22,12 +22,12 @@ from resnet_infer.backends.onnx_layers import read_layers
 from resnet_infer.backends.tensorrt_api import load_flavour, make_log, read_network
 from resnet_infer.data.open import open_source
 from resnet_infer.errors import ArtifactError, BackendError, GateError, UsageError
-from resnet_infer.export.calibrate import Once, Quantization
-from resnet_infer.export.engine_builder import BuildOptions
-from resnet_infer.export.graphs import float_graph
-from resnet_infer.export.quantize import CALIBRATED_OPERATORS, quantized_graph
-from resnet_infer.export.to_onnx import export_onnx
-from resnet_infer.export.to_tensorrt import build_engine, graph_sha256
+from resnet_infer.exporters.calibrate import Once, Quantization
+from resnet_infer.exporters.engine_builder import BuildOptions
+from resnet_infer.exporters.graphs import float_graph
+from resnet_infer.exporters.quantize import CALIBRATED_OPERATORS, quantized_graph
+from resnet_infer.exporters.to_onnx import export_onnx
+from resnet_infer.exporters.to_tensorrt import build_engine, graph_sha256
 from resnet_infer.model.checkpoints import Checkpoint
 from resnet_infer.model.resnet import ResNet
 from resnet_infer.spec import manifest as manifests

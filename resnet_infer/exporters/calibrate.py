@@ -28,7 +28,7 @@ from resnet_infer.backends.ort import OrtBackend
 from resnet_infer.data.source import Source
 from resnet_infer.errors import DataError, GateError, UsageError
 from resnet_infer.evaluation.agreement import agreement, errors, probabilities, truth_of
-from resnet_infer.export.quantize import CALIBRATED_OPERATORS, Arrangement, quantized_graph, saturates_int8
+from resnet_infer.exporters.quantize import CALIBRATED_OPERATORS, Arrangement, quantized_graph, saturates_int8
 from resnet_infer.pipeline.loader import Crew, load
 from resnet_infer.spec.manifest import Manifest
 from resnet_infer.spec.precisions import FloatLayer

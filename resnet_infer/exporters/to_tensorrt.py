@@ -20,9 +20,9 @@ from resnet_infer.backends.onnx_layers import read_layers
 from resnet_infer.backends.tensorrt_api import load_flavour, this_host, this_platform
 from resnet_infer.backends.trt import TensorRTBackend
 from resnet_infer.errors import ArtifactError, BackendError, UsageError
-from resnet_infer.export import engine_cache
-from resnet_infer.export.engine_builder import BuildOptions, Progress, build_plan
-from resnet_infer.export.gate import Gate, run_gate
+from resnet_infer.exporters import engine_cache
+from resnet_infer.exporters.engine_builder import BuildOptions, Progress, build_plan
+from resnet_infer.exporters.gate import Gate, run_gate
 from resnet_infer.spec.engine_manifest import RTX_DEFAULT, EngineRecord, Flavour, misfits
 from resnet_infer.spec.manifest import Manifest
 from resnet_infer.spec.precisions import check_claim

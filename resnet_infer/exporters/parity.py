@@ -19,7 +19,7 @@ from resnet_infer.backends.ort import OrtBackend
 from resnet_infer.backends.pytorch import TorchBackend
 from resnet_infer.data.source import Source
 from resnet_infer.errors import DataError
-from resnet_infer.export.graphs import emulated_bf16
+from resnet_infer.exporters.graphs import emulated_bf16
 from resnet_infer.model.checkpoints import Checkpoint
 from resnet_infer.pipeline.decode import decode
 from resnet_infer.pipeline.render import render

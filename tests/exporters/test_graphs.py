@@ -20,8 +20,8 @@ from resnet_infer.backends.ort import OrtBackend
 from resnet_infer.backends.pytorch import TorchBackend
 from resnet_infer.data.source import Memory
 from resnet_infer.errors import ArtifactError, BackendError, UsageError
-from resnet_infer.export import to_onnx
-from resnet_infer.export.graphs import emulated_bf16, float_graph, with_preprocessing
+from resnet_infer.exporters import to_onnx
+from resnet_infer.exporters.graphs import emulated_bf16, float_graph, with_preprocessing
 from resnet_infer.model.checkpoints import Checkpoint, Overrides
 from resnet_infer.model.fold import fold_batch_norm
 from resnet_infer.model.heads import with_head

@@ -19,10 +19,10 @@ from resnet_infer.backends.onnx_layers import read_layers
 from resnet_infer.backends.pytorch import TorchBackend
 from resnet_infer.data.source import Source
 from resnet_infer.errors import GateError, UsageError
-from resnet_infer.export.calibrate import Quantization, quantize
-from resnet_infer.export.gate import Gate, run_gate
-from resnet_infer.export.graphs import float_graph, with_preprocessing
-from resnet_infer.export.parity import check_parity, checking_backend
+from resnet_infer.exporters.calibrate import Quantization, quantize
+from resnet_infer.exporters.gate import Gate, run_gate
+from resnet_infer.exporters.graphs import float_graph, with_preprocessing
+from resnet_infer.exporters.parity import check_parity, checking_backend
 from resnet_infer.files import replacing
 from resnet_infer.model.checkpoints import Checkpoint
 from resnet_infer.model.resnet import INPUT_OFFSET

@@ -18,9 +18,9 @@ from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, Te
 from resnet_infer.backends.onnx_layers import read_layers
 from resnet_infer.backends.ort import OrtBackend
 from resnet_infer.errors import GateError
-from resnet_infer.export.calibrate import Once
-from resnet_infer.export.graphs import float_graph
-from resnet_infer.export.quantize import CALIBRATED_OPERATORS, quantized_graph, saturates_int8
+from resnet_infer.exporters.calibrate import Once
+from resnet_infer.exporters.graphs import float_graph
+from resnet_infer.exporters.quantize import CALIBRATED_OPERATORS, quantized_graph, saturates_int8
 from resnet_infer.model.checkpoints import Checkpoint
 from resnet_infer.model.resnet import ResNet
 from resnet_infer.spec.manifest import Manifest
