@@ -52,8 +52,8 @@ def score(model: Model, images: Images, *, protocol: AsProtocol = "single-crop",
 
     Raises DataError naming an image that cannot be read, UsageError for a request that cannot work.
     """
-    source = as_source(images)
     members = [Member(model, protocols_of(protocol, model))]
+    source = as_source(images)
     probs_NK = torch.empty(len(source.samples), model.manifest.spec.classes)
     for group in score_groups(members, source, loading=loading):
         if group.error:
