@@ -41,7 +41,7 @@ def layer_responses(
     tiles: list[Tensor] = []
     for image in load(source, [protocol_for("single-crop", spec, preprocessing)], range(len(source.samples)), workers):
         if image.error:
-            raise DataError(f"{source.samples[image.index].name}: {image.error}; mend or remove it")
+            raise DataError(f"{source.samples[image.index].name}: {image.error}; fix or remove it")
         tiles.append(image.tiles[0])
         if len(tiles) == BATCH or image.index == len(source.samples) - 1:
             _pass(net, normalize, tiles)

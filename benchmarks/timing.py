@@ -63,7 +63,7 @@ def _process(
             end()
             raise SideFailed(f"{side}: no answer within {timeout_s:.0f} s") from error
         except BrokenProcessPool as error:
-            raise SideFailed(f"{side}: its process ended, perhaps for want of memory") from error
+            raise SideFailed(f"{side}: its process ended, perhaps for lack of memory") from error
 
     def end() -> None:
         for pid in pids:

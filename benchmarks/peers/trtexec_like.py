@@ -50,7 +50,7 @@ class Recorded:
         self.engine = trt.Runtime(self.log).deserialize_cuda_engine(plan)
         profile = range_for(record.profiles, side, side)
         if self.engine is None or profile is None:
-            raise BackendError(f"{path}: {self.log.last(f'no profile for {side}x{side}')}; build it anew")
+            raise BackendError(f"{path}: {self.log.last(f'no profile for {side}x{side}')}; rebuild it")
         self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self.context = self.engine.create_execution_context()
         self.context.set_optimization_profile_async(profile, self.stream.cuda_stream)

@@ -20,9 +20,9 @@ def load_graph(path: Path) -> onnx.ModelProto:
     try:
         proto = onnx.load(path, load_external_data=False)
     except (DecodeError, OSError, ValueError) as error:
-        raise ArtifactError(f"{path}: not an ONNX file, or damaged; export or fetch it anew") from error
+        raise ArtifactError(f"{path}: not an ONNX file, or damaged; export or download it again") from error
     if not proto.graph.node:
-        raise ArtifactError(f"{path}: not an ONNX file, or an empty one; export or fetch it anew")
+        raise ArtifactError(f"{path}: not an ONNX file, or an empty one; export or download it again")
     return proto
 
 

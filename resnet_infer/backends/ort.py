@@ -71,7 +71,7 @@ class OrtBackend:
         self._layout = manifest.input
         if (self.dtype == torch.uint8) != (manifest.input != "normalized"):
             raise ArtifactError(
-                f"{path}: takes {image.type}, but its manifest says that its input is {manifest.input}; export it anew"
+                f"{path}: takes {image.type}, but its manifest says that its input is {manifest.input}; export it again"
             )
         self._spec = manifest.spec
         self.fixed_batch = image.shape[0] if isinstance(image.shape[0], int) else 0

@@ -91,7 +91,7 @@ def open_session(
                 f"{path}: onnxruntime has no kernel for it on {provider} ({first_line(error)}); bf16 needs CUDA or "
                 "TensorRT: run it there, or export with --precision fp16 or fp32"
             ) from error
-        raise ArtifactError(f"{path}: onnxruntime cannot load it ({first_line(error)}); export it anew") from error
+        raise ArtifactError(f"{path}: onnxruntime cannot load it ({first_line(error)}); export it again") from error
     if session.get_providers()[0] != provider:
         raise BackendError(
             f"{provider} asked for, but onnxruntime fell back to {session.get_providers()[0]}: "

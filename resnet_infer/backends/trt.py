@@ -42,9 +42,7 @@ class TensorRTBackend:
         runtime.engine_host_code_allowed = record.version_compatible
         self._engine = runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
-            raise BackendError(
-                f"{name}: TensorRT refused the engine ({self._log.last('no reason given')}); build it anew"
-            )
+            raise BackendError(f"{name}: TensorRT refused the engine ({self._log.last('no reason given')}); rebuild it")
         if self._engine.num_optimization_profiles != len(record.profiles):
             raise ArtifactError(
                 f"{name}: has {self._engine.num_optimization_profiles} profiles, its manifest {len(record.profiles)}; "

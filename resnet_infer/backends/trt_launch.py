@@ -117,7 +117,7 @@ class Launcher:
         self._own.synchronize()
         if not getattr(context, "is_stream_capturable", bool)(self._own.handle):  # releases before it cannot be asked
             raise BackendError(
-                f"{self._name}: a run at {tuple(x.shape)} cannot be recorded; build the engine anew, or leave out "
+                f"{self._name}: a run at {tuple(x.shape)} cannot be recorded; rebuild the engine, or leave out "
                 "--cuda-graph"
             )
         graph = torch.cuda.CUDAGraph()

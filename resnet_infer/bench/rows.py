@@ -152,7 +152,7 @@ def load_run(path: Path) -> BenchRun:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DataError(f"{path}: not a benchmark's JSON file ({' '.join(str(error).split())[:120]})") from error
     if not isinstance(values, dict) or values.get("schema") != SCHEMA or "rows" not in values:
-        raise DataError(f"{path}: not a benchmark's result of schema {SCHEMA}; run `resnet-infer benchmark` anew")
+        raise DataError(f"{path}: not a benchmark's result of schema {SCHEMA}; run `resnet-infer benchmark` again")
     try:
         ceilings = values["ceilings"]
         return BenchRun(

@@ -244,7 +244,7 @@ def failed(cell: Cell, error: str) -> BenchRow:
         measurement=cell.measurement,  # type: ignore[arg-type]  # Sweep checked it
         batch_size=cell.batch_size,
         batch_size_asked=cell.batch_size,
-        error=error or "failed without a word",
+        error=error or "failed without an error message",
     )
 
 

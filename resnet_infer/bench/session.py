@@ -139,7 +139,7 @@ def _earlier(path: Path, resume: bool) -> BenchRun | None:
     if not path.exists():
         return None
     if not resume:
-        raise UsageError(f"{path} is there already; go on with --resume, or choose another folder")
+        raise UsageError(f"{path} already exists; continue with --resume, or choose another folder")
     return load_run(path)
 
 

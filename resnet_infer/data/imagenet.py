@@ -144,7 +144,7 @@ def _numbers(path: Path) -> list[int]:
     for at, line in enumerate(lines, start=1):
         if not line.strip().isdecimal():
             other = "; a list of names and classes is `path<TAB>label` lines given as DATA" if line.split()[1:] else ""
-            raise UsageError(f"{path}: line {at} is no class number ('{line[:40]}'){other}")
+            raise UsageError(f"{path}: line {at} is not a class number ('{line[:40]}'){other}")
         numbers.append(int(line))
     if not numbers:
         raise UsageError(f"{path}: has no class numbers; it should have one a line, the n-th for image n")
@@ -173,7 +173,7 @@ def _pairs_from_text(path: Path) -> list[tuple[int, str]]:
         numbers = [int(word) for word in words[:2] if word.isdecimal()]
         if len(synsets) != 1 or len(numbers) != 1:
             raise UsageError(
-                f"{path}: line {at} ('{line[:40]}') is no class number and synset id, as `1 n02119789`; a list of "
+                f"{path}: line {at} ('{line[:40]}') is not a class number and synset id, as `1 n02119789`; a list of "
                 "synsets alone is in sorted order, which the numbers are not"
             )
         pairs.append((numbers[0], synsets[0]))

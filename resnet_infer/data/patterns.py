@@ -35,7 +35,7 @@ def _braces(pattern: str) -> Iterator[str]:
     first, last, choices = match.groups()
     if choices is None:
         if not 0 <= int(last) - int(first) < MAX_FILES:
-            raise DataError(f"{pattern}: {match[0]} is no range of up to {MAX_FILES:,} numbers")
+            raise DataError(f"{pattern}: {match[0]} is not a range of at most {MAX_FILES:,} numbers")
         options = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
     else:
         options = choices.split(",")

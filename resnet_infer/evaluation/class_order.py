@@ -51,7 +51,9 @@ def orders(models: Sequence[Model], source: Source) -> tuple[Sequence[int] | Non
     between = [_between(models[0], model) for model in models]
     if all(label is None for label in labels_in(source.samples)):
         if None in labels and any(labels):
-            note("not every model says its class names, and the images have none: taking the models' classes for alike")
+            note(
+                "not every model says its class names, and the images have none: assuming all models use the same class order"
+            )
         return None, between
     by_labels = {known: class_indices(source, known, classes) for known in dict.fromkeys(labels)}
     truth = by_labels[labels[0]]
@@ -73,7 +75,7 @@ def order_between(first: Labels | None, other: Labels | None, names: tuple[str, 
     own, theirs = (labels.ids if by_id else tuple(map(folded, labels.names)) for labels in (first, other))
     missing = [name for name in own if name not in set(theirs)]
     if missing or len(set(own)) != len(own) or len(set(theirs)) != len(theirs) or len(own) != len(theirs):
-        what = f"'{missing[0]}' is no class of {names[1]}" if missing else "several classes share a name"
+        what = f"'{missing[0]}' is not a class of {names[1]}" if missing else "several classes share a name"
         raise UsageError(f"{names[0]} and {names[1]} do not have the same classes: {what}")
     index_of = {name: index for index, name in enumerate(theirs)}
     return _plain(tuple(index_of[name] for name in own))

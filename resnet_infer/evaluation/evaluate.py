@@ -198,7 +198,7 @@ def _check_counts(source: Source, tallies: Sequence[Tally], on_error: str) -> No
     if unreadable and on_error == "fail":
         raise DataError(
             f"{source.name}: {len(unreadable)} of {total} images cannot be read (listed above). "
-            "Mend or remove them, or choose --on-error skip or count-wrong"
+            "Fix or remove them, or choose --on-error skip or count-wrong"
         )
     for tally in tallies:
         if tally.images + len(tally.unreadable) != total:

@@ -92,11 +92,11 @@ class Written:
 def predict_by_ray(source: Source, scoring: Scoring, output: Path, *, actors: int | None = None) -> Written:
     """Score the images of a source, and put the folder in place once every image is in it exactly once.
 
-    By default there are as many actors as GPUs or, less one, CPUs. Raises UsageError if the folder is there already,
+    By default there are as many actors as GPUs or, less one, CPUs. Raises UsageError if the folder already exists,
     ProcessError if Ray gives up or images end every worker, and what else an actor raised as ResnetInferError.
     """
     if output.exists():
-        raise UsageError(f"{output}: is there already; give a new folder")
+        raise UsageError(f"{output}: already exists; give a new folder")
     with _cluster():
         return _run(source, scoring, output, actors)
 
@@ -200,7 +200,7 @@ class _Actor:
             file.write(b".")
         if mark.stat().st_size > self._scoring.tries:
             raise ProcessError(
-                f"images {first} to {last} ended {self._scoring.tries} workers, by a crash or for want of memory; find "
+                f"images {first} to {last} ended {self._scoring.tries} workers, by a crash or for lack of memory; find "
                 "the one in question with `resnet-infer predict` without Ray, and leave it out"
             )
         return mark

@@ -56,7 +56,7 @@ class Tally:
         if not len(full) == len(truth) == len(there):
             raise UsageError(
                 "--metrics needs every class's probability, which the records there do not have; "
-                "go on without --metrics, or start anew with --probabilities"
+                "continue without --metrics, or start over with --probabilities"
             )
         if there:
             real = [self.real[record.index] for record in there] if self.real else None

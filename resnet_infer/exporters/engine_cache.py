@@ -36,7 +36,7 @@ def fetch(folder: Path, key: str) -> tuple[EngineRecord, bytes] | None:
     try:
         return read_engine(kept)
     except ArtifactError as error:
-        note(f"the kept engine {kept.name} cannot be used and is built anew ({error})")
+        note(f"the kept engine {kept.name} cannot be used and is rebuilt ({error})")
         return None
 
 

@@ -33,10 +33,10 @@ def export_triton(artifact: Path, repository: Path, name: str | None = None, bat
     batch = batch or BatchRange()
     name = name or re.sub(r"[^A-Za-z0-9_.-]", "_", artifact.stem)
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", name):
-        raise UsageError(f"--name '{name}' is no model name; use letters, digits, dot, dash and underscore")
+        raise UsageError(f"--name '{name}' is not a valid model name; use letters, digits, dot, dash and underscore")
     target = repository / name
     if target.exists():
-        raise UsageError(f"{target}: is there already; choose another --name, or remove it first")
+        raise UsageError(f"{target}: already exists; choose another --name, or remove it first")
     if artifact.suffix.lower() in (".engine", ".plan"):
         record, _ = read_engine(artifact)
         manifest, profiles, stored = record.manifest, record.profiles, "model.plan"

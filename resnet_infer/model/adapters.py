@@ -141,7 +141,7 @@ def conform(tensors: StateDict, spec: ModelSpec, where: str) -> StateDict:
         raise CheckpointError(f"{where}: {_some(odd)} cannot be used: sparse, complex or without data; save it dense")
     state = {k: tensors[k].to(torch.float32) for k in shapes}
     if bad := [k for k, v in state.items() if not bool(torch.isfinite(v).all())]:
-        raise CheckpointError(f"{where}: {len(bad)} tensors hold NaN or infinity ({_some(bad)}); the file is no good")
+        raise CheckpointError(f"{where}: {len(bad)} tensors hold NaN or infinity ({_some(bad)}); the file is damaged")
     norms = [k.removesuffix(".running_mean") for k in shapes if k.endswith(".running_mean")]
     zero: Any = torch.zeros((), dtype=torch.long)
     return state | {f"{n}.num_batches_tracked": tensors.get(f"{n}.num_batches_tracked", zero) for n in norms}

@@ -44,7 +44,7 @@ class Overrides:
             raise UsageError(f"--labels has {len(self.labels.names)} names, but {where} has {classes} classes")
         if manifest.input != "normalized" and (self.mean or self.std):
             raise UsageError(
-                f"{where}: normalises inside its graph, where --mean and --std cannot reach; export it anew"
+                f"{where}: normalises inside its graph, where --mean and --std cannot reach; export it again"
             )
         preprocessing = replace(
             manifest.preprocessing,
@@ -135,7 +135,9 @@ def read_file(path: Path) -> tuple[StateDict, Manifest | None]:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
     except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{path}: not a safetensors file, or damaged ({error}); fetch or save it anew") from error
+        raise CheckpointError(
+            f"{path}: not a safetensors file, or damaged ({error}); download or save it again"
+        ) from error
     text = metadata.get(manifests.KEY)
     return unwrap(tensors, str(path)), Manifest.from_json(text, str(path)) if text else None
 
@@ -152,10 +154,10 @@ def _load_pickle(path: Path) -> object:
                 f"{path}: loading it would run code ({wanted}), so it was not loaded; from a source you trust, "
                 "save model.state_dict() alone"
             ) from error
-        raise CheckpointError(f"{path}: not a PyTorch checkpoint, or damaged; fetch or save it anew") from error
+        raise CheckpointError(f"{path}: not a PyTorch checkpoint, or damaged; download or save it again") from error
     except Exception as error:  # the unpickler raises whatever a damaged file leads it to
         raise CheckpointError(
-            f"{path}: not a PyTorch checkpoint, or truncated ({type(error).__name__}); fetch or save it anew"
+            f"{path}: not a PyTorch checkpoint, or truncated ({type(error).__name__}); download or save it again"
         ) from error
 
 

@@ -92,5 +92,5 @@ def _address(published: Published) -> str:
     if not mirror:
         return published.url
     if not mirror.startswith(("https://", "file://")):
-        raise UsageError(f"{MIRROR} must begin with https:// or file://; got '{mirror}'")
+        raise UsageError(f"{MIRROR} must start with https:// or file://; got '{mirror}'")
     return f"{mirror.rstrip('/')}/{published.filename}"

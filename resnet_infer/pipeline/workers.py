@@ -181,6 +181,6 @@ def _fate(exitcode: int | None) -> str:
     if exitcode is not None and exitcode < 0:
         with suppress(ValueError):
             name = signal.Signals(-exitcode).name
-            why = ", perhaps for want of memory" if name == "SIGKILL" else ""
+            why = ", perhaps for lack of memory" if name == "SIGKILL" else ""
             return f"the process that decoded it was killed by {name}{why}"
     return f"the process that decoded it ended with exit code {exitcode}"

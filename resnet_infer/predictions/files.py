@@ -93,7 +93,7 @@ class JsonLines:
             try:
                 yield _record(json.loads(line))
             except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-                raise DataError(f"{path}: line {number} is no record ({error})") from error
+                raise DataError(f"{path}: line {number} is not a record ({error})") from error
 
 
 class Parquet:
@@ -237,4 +237,4 @@ def _whole(path: Path, identity: Identity, records: Iterator[Record]) -> Iterato
             raise DataError(f"{path}: damaged: image {record.index} under {record.protocol} is out of place")
         yield record
     for index, name in expected:
-        raise DataError(f"{path}: cut off: image {index} of {identity.images} under {name} is missing; evaluate anew")
+        raise DataError(f"{path}: cut off: image {index} of {identity.images} under {name} is missing; evaluate again")

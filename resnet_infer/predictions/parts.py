@@ -107,7 +107,7 @@ class Parts:
         """Raise UsageError, saying what differs, if records were made with something else."""
         if differing := self._identity.differences(found):
             raise UsageError(
-                f"{where}: made otherwise than asked for now, so it cannot be gone on with: {'; '.join(differing)}; "
+                f"{where}: was recorded with other settings, so --resume cannot continue it: {'; '.join(differing)}; "
                 "ask for the same, or choose another file"
             )
 
@@ -141,7 +141,7 @@ class Parts:
         parts = self.paths()
         part_of, place_of = self.survey(parts, unreadable=True)
         if (part_of < 0).any():
-            raise DataError(f"{self.folder}: image {np.argmax(part_of < 0)} has no record; go on with --resume")
+            raise DataError(f"{self.folder}: image {np.argmax(part_of < 0)} has no record; continue with --resume")
 
         @lru_cache(maxsize=OPEN_PARTS)
         def loaded(number: int) -> list[list[Record]]:

@@ -79,8 +79,8 @@ class Recorder:
         parts = self._parts.paths()
         if not resume and parts:
             raise UsageError(
-                f"{self._parts.folder}: holds an interrupted evaluation; go on with --resume, or remove it to start "
-                "anew"
+                f"{self._parts.folder}: holds an interrupted evaluation; continue with --resume, or remove it to start "
+                "over"
             )
         if not resume or parts:
             return
@@ -89,7 +89,7 @@ class Recorder:
             self._finished = True
             self._there = np.ones(self._identity.images, np.bool_)
         else:
-            note(f"{self._path}: nothing there to go on with; starting at the first image")
+            note(f"{self._path}: nothing to resume; starting with the first image")
 
     def _agree(self) -> int:
         """Find out which images are there, and who counts them; the number of this session.

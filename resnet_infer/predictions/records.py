@@ -94,7 +94,7 @@ class Identity:
             known = {column.name: values.pop(column.name) for column in fields(cls)}
             for name in ("classes", "images"):
                 if type(known[name]) is not int or known[name] < 0:
-                    raise ValueError(f"{name} is no count")
+                    raise ValueError(f"{name} is not a count")
             if values or not known["protocols"] or not all(isinstance(p["name"], str) for p in known["protocols"]):
                 raise ValueError("its fields are not the expected ones")
         except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -86,7 +86,7 @@ class EngineRecord:
         try:
             values = checked_json(text)
             if not isinstance(values, dict) or values.get("resnet_infer_engine") is not VERSION:
-                raise UsageError(f"it is no engine manifest of version {VERSION}")
+                raise UsageError(f"it is not an engine manifest of version {VERSION}")
             if values["flavour"] not in get_args(Flavour):
                 raise UsageError(f"unknown flavour {values['flavour']!r}")
             if values["hardware_compatibility"] not in ("none", "ampere-plus", "same-compute-capability"):
@@ -124,7 +124,7 @@ class EngineRecord:
                 kernels={str(kind): int(count) for kind, count in values["kernels"].items()},
             )
         except (UsageError, KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
-            raise ArtifactError(f"{where}: cannot be used as an engine's manifest: {error}; build it anew") from error
+            raise ArtifactError(f"{where}: cannot be used as an engine's manifest: {error}; rebuild it") from error
 
 
 def record_path(engine: Path) -> Path:
@@ -175,12 +175,12 @@ def check_file(record: EngineRecord, path: Path, size_bytes: int, sha256: str) -
     """Raise ArtifactError if the file is not the one that the manifest was written for."""
     if size_bytes < record.size_bytes:
         raise ArtifactError(
-            f"{path}: truncated: {size_bytes:,} of {record.size_bytes:,} bytes; copy it again, or build it anew"
+            f"{path}: truncated: {size_bytes:,} of {record.size_bytes:,} bytes; copy it again, or rebuild it"
         )
     if sha256 != record.sha256:
         raise ArtifactError(
             f"{path}: is not the engine that {record_path(path).name} describes (its sha256 differs); "
-            "put the two files of one build together, or build it anew"
+            "put the two files of one build together, or rebuild it"
         )
 
 

@@ -152,6 +152,6 @@ class Manifest:
                 raise UsageError(f"{len(manifest.labels.names)} class names for {manifest.spec.classes} classes")
         except (UsageError, KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
             raise ArtifactError(
-                f"{where}: its resnet-infer manifest cannot be used: {error}; export it anew"
+                f"{where}: its resnet-infer manifest cannot be used: {error}; export it again"
             ) from error
         return manifest

@@ -48,7 +48,7 @@ def check_claim(claim: Precision, layers: Sequence[Layer], kept: Sequence[FloatL
         some = ", ".join(f"{layer.name} is {layer.type}" for layer in wrong[:3])
         raise GateError(
             f"{where}: claims {claim}, but {len(wrong)} of its {len(checked)} layers compute in another type "
-            f"({some}{', ...' if len(wrong) > 3 else ''}); do not use it, export it anew"
+            f"({some}{', ...' if len(wrong) > 3 else ''}); do not use it, export it again"
         )
 
 

@@ -117,7 +117,7 @@ class Streamed:
             batches = iter(loader)
         for x_BHWC, classes_B, normal_B3, error in batches:
             if error:
-                raise DataError(f"{self.source.name}: {error}; mend or remove it")
+                raise DataError(f"{self.source.name}: {error}; fix or remove it")
             x_BCHW = x_BHWC.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
             yield x_BCHW, classes_B.to(self.device), normal_B3.to(self.device)
 
@@ -188,7 +188,7 @@ def tiles(source: Source, positions: Sequence[int], side: int, resize: int, work
     if unreadable:
         raise DataError(
             f"{source.name}: {len(unreadable)} of {len(positions)} images cannot be read (listed above); "
-            "mend or remove them"
+            "fix or remove them"
         )
     if small:
         raise DataError(

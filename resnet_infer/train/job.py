@@ -49,7 +49,7 @@ def new_job(
     """A run to be begun in a folder that holds none; raises UsageError or DataError."""
     if (folder / saved.STATE).exists():
         raise UsageError(
-            f"{folder}: holds a training run already; go on with --resume {folder}, or give another folder"
+            f"{folder}: holds a training run already; continue with --resume {folder}, or give another folder"
         )
     labels = labels_of(source)
     spec = spec_from_name(arch, len(labels.names))

@@ -241,10 +241,10 @@ class _Run:
 
     def _kept(self) -> str:
         if not self.group.leads:
-            return f"go on with --resume {self.job.folder}"
+            return f"continue with --resume {self.job.folder}"
         if self.saved_at is None:
             return "no checkpoint had been made yet"
-        return f"the checkpoint of iteration {self.saved_at} is kept; go on with --resume {self.job.folder}"
+        return f"the checkpoint of iteration {self.saved_at} is kept; continue with --resume {self.job.folder}"
 
     def _save(self) -> None:
         window_N2 = self._losses()

@@ -86,14 +86,14 @@ def check_same_run(folder: Path, state: State, spec: ModelSpec | None, given: Ma
     """
     of_run, recipe = ModelSpec.from_dict(state.architecture), Recipe.from_dict(state.recipe)
     if spec and spec.name != of_run.name:
-        raise UsageError(f"{folder}: holds a run of {of_run.name}, not of {spec.name}; leave out --arch, or start anew")
+        raise UsageError(f"{folder}: holds a run of {of_run.name}, not of {spec.name}; leave out --arch, or start over")
     differing = [
         f"{name} is {getattr(recipe, name)}, not {value}"
         for name, value in given.items()
         if getattr(recipe, name) != value
     ]
     if differing:
-        raise UsageError(f"{folder}: the run's recipe differs: {'; '.join(differing)}; leave these out, or start anew")
+        raise UsageError(f"{folder}: the run's recipe differs: {'; '.join(differing)}; leave these out, or start over")
     if data != state.data:
         raise UsageError(
             f"{folder}: the run was made with other training images (names or classes differ); give the same data"

@@ -145,7 +145,7 @@ def test_an_engine_that_cannot_be_recorded_says_what_to_do(
     opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Context, "is_stream_capturable", lambda self, handle: False)
-    with pytest.raises(BackendError, match=r"cannot be recorded; build the engine anew, or leave out --cuda-graph"):
+    with pytest.raises(BackendError, match=r"cannot be recorded; rebuild the engine, or leave out --cuda-graph"):
         opened().run(images(2, 8, 8), "pooled")
     check(opened(cuda_graph=False), images(2, 8, 8))
 

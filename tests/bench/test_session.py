@@ -89,7 +89,7 @@ def test_the_file_holds_what_was_returned(finished: tuple[BenchmarkRequest, Benc
 
 
 def test_another_run_does_not_go_over_it(finished: tuple[BenchmarkRequest, BenchRun]) -> None:
-    with pytest.raises(UsageError, match="is there already; go on with --resume"):
+    with pytest.raises(UsageError, match="already exists; continue with --resume"):
         run(finished[0])
 
 

@@ -66,7 +66,7 @@ def test_ids_decide_where_both_have_them_and_names_elsewhere() -> None:
 def test_models_of_other_classes_are_refused(
     source: Source, model: Callable[..., Model], random_net: Callable[..., ResNet], model_of: Callable[..., Model]
 ) -> None:
-    with pytest.raises(UsageError, match="'jay' is no class of random"):
+    with pytest.raises(UsageError, match="'jay' is not a class of random"):
         orders([model(NAMES), model((*NAMES[:-1], "yak"))], Memory("m", [("x", b"")]))
     with pytest.raises(UsageError, match="random 10, random 7"):
         orders([model(NAMES), model_of(random_net("resnet20", 7))], source)

@@ -156,7 +156,7 @@ def test_rows_of_parquet_files_are_images(images: list[tuple[str, bytes]], expec
 def test_what_cannot_work_is_one_line(archive: Path, tmp_path: Path) -> None:
     source = open_source(archive)
     (tmp_path / "there").mkdir()
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="already exists"):
         predict_by_ray(source, SCORING, tmp_path / "there")
     with pytest.raises(UsageError, match="cannot be written"):
         predict_by_ray(source, SCORING, archive / "out")

@@ -241,12 +241,12 @@ def test_a_name_that_is_no_folder_is_refused(files: Files, tmp_path: Path, name:
 def test_a_name_that_is_taken_is_refused_and_what_is_there_stays(files: Files, tmp_path: Path) -> None:
     folder = export_triton(files["pooled"], tmp_path, "net")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    with pytest.raises(UsageError, match=r"net: is there already; choose another --name"):
+    with pytest.raises(UsageError, match=r"net: already exists; choose another --name"):
         export_triton(files["dense"], tmp_path, "net")
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["net"]
     (tmp_path / "file").write_bytes(b"kept")
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="already exists"):
         export_triton(files["dense"], tmp_path, "file")
     assert (tmp_path / "file").read_bytes() == b"kept"
 
@@ -287,7 +287,7 @@ def test_fp8_is_refused_with_what_to_do(files: Files, tmp_path: Path) -> None:
 def test_a_repository_that_cannot_be_a_folder_is_refused(files: Files, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"kept")
     for repository in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(UsageError, match=r"cannot be written|is there already"):
+        with pytest.raises(UsageError, match=r"cannot be written|already exists"):
             export_triton(files["pooled"], repository)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 

@@ -25,7 +25,7 @@ LIMIT_S = 1.5
 Accident = Callable[[], object]
 
 ACCIDENTS: dict[str, tuple[Accident, str]] = {
-    "killed": (lambda: os.kill(os.getpid(), signal.SIGKILL), "killed by SIGKILL, perhaps for want of memory, twice"),
+    "killed": (lambda: os.kill(os.getpid(), signal.SIGKILL), "killed by SIGKILL, perhaps for lack of memory, twice"),
     "segfault": (lambda: [faulthandler.disable(), ctypes.string_at(0)], "killed by SIGSEGV, twice"),
     "exit": (lambda: os._exit(9), "ended with exit code 9, twice"),
     "stopped": (lambda: os.kill(os.getpid(), signal.SIGSTOP), f"longer than {LIMIT_S:g} s"),

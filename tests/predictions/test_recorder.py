@@ -218,7 +218,7 @@ def test_what_is_begun_with_one_thing_does_not_go_on_with_another(
         ({"protocols": TESTS[:1]}, "the protocols: single-crop, not single-crop, ten-crop"),
         ({"protocols": (TESTS[0], ten_crop(40, 32))}, r"the protocols \(scales: \[40\], not \[36\]\)"),
         ({"recording": Recording(path=file, resume=True, probabilities=True)}, "all probabilities are kept: true"),
-        ({"recording": Recording(path=file)}, "holds an interrupted evaluation; go on with --resume"),
+        ({"recording": Recording(path=file)}, "holds an interrupted evaluation; continue with --resume"),
     ):
         usual = {"model": model, "protocols": TESTS, "source": source, "recording": Recording(path=file, resume=True)}
         asked: dict[str, Any] = usual | changed

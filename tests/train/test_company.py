@@ -129,7 +129,7 @@ def test_a_leader_that_hangs_in_its_test_is_noticed(images: Path, test_images: P
     (_, other), _ = both(images, test_images, tmp_path, hanging, victim=0)
     assert isinstance(other, ProcessError), other
     assert "process 0 of 2 gave no sign for 3 s, after" in str(other)
-    assert str(other).endswith(f"The run stopped at iteration 2; go on with --resume {tmp_path / 'run 1'}")
+    assert str(other).endswith(f"The run stopped at iteration 2; continue with --resume {tmp_path / 'run 1'}")
 
 
 def test_a_leader_that_fails_in_its_test_is_told_of(images: Path, test_images: Path, tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_a_signal_saves_and_stops(
     assert 7 <= at < ITERATIONS
     assert err.splitlines()[-1] == (
         f"resnet-infer: error: stopped at iteration {at} of {ITERATIONS}; the checkpoint of iteration {at} is kept; "
-        f"go on with --resume {folder}"
+        f"continue with --resume {folder}"
     )
     result = run("train", images, "--test-data", test_images, "--resume", folder, "--workers", 0)
     assert result.code == 0, result.err
@@ -152,7 +152,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(images: Path, test_images: Path,
     assert limited.returncode == 1
     line = limited.stderr.splitlines()[-1]
     assert f"the checkpoint of iteration {at + 10} was not written (File too large)" in line
-    assert f"the checkpoint of iteration {at} is kept; go on with --resume {folder}" in line
+    assert f"the checkpoint of iteration {at} is kept; continue with --resume {folder}" in line
     assert (folder / "state.pt").read_bytes() == before
     assert {path.name for path in folder.iterdir()} == names
 
@@ -199,7 +199,7 @@ def test_what_is_no_run(images: Path, undisturbed: Path, tmp_path: Path, run: Ca
     result = run("train", images, "--resume", tmp_path)
     assert (result.code, "no run to resume" in result.error) == (2, True)
     result = run("train", images, "--arch", "resnet20", "-o", undisturbed)
-    assert (result.code, f"go on with --resume {undisturbed}" in result.error) == (2, True)
+    assert (result.code, f"continue with --resume {undisturbed}" in result.error) == (2, True)
     (tmp_path / "state.pt").write_bytes((undisturbed / "state.pt").read_bytes()[:5000])
     with pytest.raises(CheckpointError, match="damaged"):
         load_state(tmp_path)

@@ -44,7 +44,7 @@ class ParquetImages:
                 column, class_names = _layout(file)
                 self._columns.append(column)
                 if number and class_names != self.class_names:
-                    raise DataError(f"its classes are named otherwise than {self._paths[0]}'s")
+                    raise DataError(f"its classes are named differently from {self._paths[0]}'s")
                 self.class_names = class_names
                 names.add_file(file, column)
                 for text in _labels(file, len(class_names)):
