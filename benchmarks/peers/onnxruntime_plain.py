@@ -1,6 +1,6 @@
 """ONNX Runtime as its own documentation uses it, on what torch.onnx.export makes, without this package.
 
-Two contests: the session alone on a batch that already exists, and a loop over files with torchvision's transforms in
+Two contests: the session alone on a batch that is there already, and a loop over files with torchvision's transforms in
 a DataLoader. Threads that spin are its default and stay on but where a setting says so.
 """
 

@@ -1,6 +1,6 @@
 """timm's benchmark.py: its network alone on random input, the loop of its inference benchmark.
 
-Source: huggingface/pytorch-image-models, benchmark.py: `create_model`, random normal input that already exists, and
+Source: huggingface/pytorch-image-models, benchmark.py: `create_model`, random normal input that is there already, and
 a number of steps under `torch.no_grad`. Its warm-up is ours too: the check and a first timing that does not count.
 """
 

@@ -136,8 +136,8 @@ def processes(device: str, *, tensors: bool = True, patience_s: float = PATIENCE
         )
     except (RuntimeError, ValueError) as error:
         raise ProcessError(
-            f"process {rank} of {world} on {platform.node()} could not reach the other processes within {patience_s:g} s "
-            f"({_first_line(error)}); start all of them, with one --master-addr that each can reach"
+            f"process {rank} of {world} on {platform.node()} could not reach the other processes within "
+            f"{patience_s:g} s ({_first_line(error)}); start all of them, with one --master-addr that each can reach"
         ) from error
     try:
         yield Processes(

@@ -52,7 +52,8 @@ def orders(models: Sequence[Model], source: Source) -> tuple[Sequence[int] | Non
     if all(label is None for label in labels_in(source.samples)):
         if None in labels and any(labels):
             note(
-                "not every model says its class names, and the images have none: assuming all models use the same class order"
+                "not every model has class names, and the images have none: "
+                "assuming all models use the same class order"
             )
         return None, between
     by_labels = {known: class_indices(source, known, classes) for known in dict.fromkeys(labels)}
