@@ -25,6 +25,7 @@ from resnet_infer.cli import (  # fmt: skip
     report,
     train,
 )
+from resnet_infer.cli.groups import PanelCommand
 from resnet_infer.errors import ReportedElsewhere, ResnetInferError
 
 app = typer.Typer(
@@ -35,17 +36,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("models")(models.models)
-app.command("info")(info.info)
-app.command("predict")(predict.predict)
-app.command("eval")(evaluate.evaluate)
-app.command("compare")(compare.compare)
-app.command("export")(export.export)
-app.command("train")(train.train)
-app.command("benchmark")(benchmark.benchmark)
-app.command("report")(report.report)
-app.command("env")(env.env)
-app.command("demo")(demo.demo)
+app.command("models", cls=PanelCommand)(models.models)
+app.command("info", cls=PanelCommand)(info.info)
+app.command("predict", cls=PanelCommand)(predict.predict)
+app.command("eval", cls=PanelCommand)(evaluate.evaluate)
+app.command("compare", cls=PanelCommand)(compare.compare)
+app.command("export", cls=PanelCommand)(export.export)
+app.command("train", cls=PanelCommand)(train.train)
+app.command("benchmark", cls=PanelCommand)(benchmark.benchmark)
+app.command("report", cls=PanelCommand)(report.report)
+app.command("env", cls=PanelCommand)(env.env)
+app.command("demo", cls=PanelCommand)(demo.demo)
 
 
 def _version(wanted: bool) -> None:

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from resnet_infer.cli import options
+from resnet_infer.cli.groups import with_flags
 from resnet_infer.cli.members import open_members
+from resnet_infer.cli.model_options import ComparedModel
+from resnet_infer.cli.options import Loading, Output, Views
 from resnet_infer.errors import UsageError
 from resnet_infer.evaluation.comparison_rows import Comparison, Disagreement, Side
 from resnet_infer.report import text
@@ -23,16 +25,17 @@ LISTED = 5
 """Classes in the table."""
 
 
+@with_flags
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="Checkpoint key or file, or a predictions file of eval.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The other, of the same kind.")],
+    compared: ComparedModel,
+    views: Views,
+    loading: Loading,
+    output: Output,
     data: Annotated[
         str | None,
         typer.Option(help="Images to score, as for eval; for predictions files, the page's pictures.", metavar="DATA"),
-    ] = None,
-    protocol: Annotated[
-        list[str] | None,
-        typer.Option(help="single-crop (default), ten-crop or multiscale; may be repeated.", metavar="NAME"),
     ] = None,
     page: Annotated[
         Path | None, typer.Option(help="Write a web page with pictures of the disagreements.", metavar="FILE.html")
@@ -41,35 +44,17 @@ def compare(
         int, typer.Option(help="Pictures on the page of each kind of disagreement.", min=0, max=500, metavar="N")
     ] = 24,
     on_error: Annotated[
-        str, typer.Option(help="Unreadable images: fail, or skip, which names them.", metavar="MODE")
+        Literal["fail", "skip"], typer.Option(help="Unreadable images: fail, or leave out. They are always listed.")
     ] = "fail",
-    format_name: options.FormatName = "table",
-    resize: options.Resize = None,
-    crop: options.Crop = None,
-    scales: options.Scales = None,
-    average: options.AverageName = None,
-    mirror: options.Mirror = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    labels: options.LabelFile = None,
-    device: options.Device = "auto",
-    batch_size: options.BatchSize = None,
-    workers: options.Workers = None,
-    render: options.RenderOn = "workers",
-    decode: options.DecodeOn = "workers",
-    image_timeout: options.ImageTimeout = None,
-    verbose: options.Verbose = False,
 ) -> None:
     """Compare two models in one pass, each in its own preprocessing, or the predictions they made before."""
-    form = text.check_format(format_name)
-    options.check_image_timeout(image_timeout, workers)
+    form = output.format_name
     if page:
         check_page(page)
     from resnet_infer.console import note, progress
     from resnet_infer.data.open import open_source
     from resnet_infer.environment import environment
     from resnet_infer.evaluation.compare import compare_models, compare_predictions
-    from resnet_infer.pipeline.loading import Loading
     from resnet_infer.report.thumbnails import thumbnails
 
     kept = [Path(name).suffix.lower() in KEPT for name in (a, b)]
@@ -77,32 +62,18 @@ def compare(
         raise UsageError(f"{a} and {b}: one is a predictions file; give two of them, or two models")
     source = open_source(data) if data else None
     if all(kept):
-        found = compare_predictions(Path(a), Path(b), protocol or ())
+        found = compare_predictions(Path(a), Path(b), views.names if views.asked else ())
     elif source is None:
         raise UsageError("two models are compared on images: give --data DATA")
     else:
-        members = open_members(
-            [a, b],
-            protocol or ["single-crop"],
-            {"resize": resize, "crop": crop, "scales": scales, "mirror": mirror, "average": average},
-            backend=None,
-            device=device,
-            precision=None,
-            overrides=options.overrides(None, mean, std, labels),
-            options=options.run_options(None, False, False),
-        )
+        members = open_members([a, b], compared, views)
         with progress("comparing", len(source.samples), "images") as advance:
             found = compare_models(
                 members[0],
                 members[1],
                 source,
-                on_error=on_error,  # type: ignore[arg-type]  # compare_models checks it
-                loading=Loading(
-                    batch_size=batch_size,
-                    workers=workers,
-                    offload=options.offload(render, decode),
-                    image_timeout_s=image_timeout,
-                ),
+                on_error=on_error,
+                loading=loading.value(),
                 advance=advance,
             )
     for image in found[0].unreadable:

@@ -1,6 +1,6 @@
 """`resnet-infer env`: what this machine can run."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -9,11 +9,11 @@ from resnet_infer.report import text
 
 
 def env(
-    format_name: Annotated[str, typer.Option("--format", help="table or json.", metavar="F")] = "table",
+    format_name: Annotated[Literal["table", "json"], typer.Option("--format", help="Form of the output.")] = "table",
     verbose: options.Verbose = False,
 ) -> None:
     """Show versions, processor, GPUs and onnxruntime's providers: what to paste into a report."""
-    form = text.check_format(format_name)
+    form = format_name
     import onnxruntime
 
     from resnet_infer.environment import environment

@@ -1,72 +1,161 @@
 """The flags of `export`, what each of them concerns, and their text forms turned into values."""
 
 from dataclasses import dataclass, fields
-from typing import Annotated
+from typing import Annotated, ClassVar, Literal
 
 import typer
 
+from resnet_infer.cli.options import OnError, ProtocolName, Scales
 from resnet_infer.errors import UsageError
+from resnet_infer.spec.architectures import Head
+from resnet_infer.spec.precisions import Precision
 from resnet_infer.spec.shapes import BatchRange
 
+QUANTIZATION, GATE, DEPLOYMENT = "Quantization", "Gate", "TensorRT and Triton"
+"""Panels of the help."""
+
 CalibrationData = Annotated[
-    str | None, typer.Option(help="int8, fp8: images to find ranges on, and to judge by.", metavar="DATA")
+    str | None,
+    typer.Option(
+        help="int8, fp8: images to find ranges on, and to judge by.", metavar="DATA", rich_help_panel=QUANTIZATION
+    ),
 ]
 CalibrationImages = Annotated[
-    int | None, typer.Option(help="Most of them to calibrate on (500); as many are held out.", min=1, metavar="N")
+    int | None,
+    typer.Option(
+        help="Most of them to calibrate on (500); as many are held out.",
+        min=1,
+        metavar="N",
+        rich_help_panel=QUANTIZATION,
+    ),
 ]
 CalibrationMethod = Annotated[
-    str | None, typer.Option(help="search (default), minmax, entropy or percentile.", metavar="NAME")
+    Literal["search", "minmax", "entropy", "percentile"] | None,
+    typer.Option(
+        help="How ranges are found; default: search, which tries all.",
+        rich_help_panel=QUANTIZATION,
+    ),
 ]
 KeepFloat = Annotated[
-    str | None, typer.Option(help="Not quantised: classifier (default), stem,classifier, or none.", metavar="LAYERS")
+    str | None,
+    typer.Option(
+        help="Not quantised: classifier (default), stem,classifier, or none.",
+        metavar="LAYERS",
+        rich_help_panel=QUANTIZATION,
+    ),
 ]
 ArrangementName = Annotated[
-    str | None,
-    typer.Option("--arrangement", help="Q/DQ placed for onnxruntime (default of onnx) or tensorrt.", metavar="NAME"),
+    Literal["onnxruntime", "tensorrt"] | None,
+    typer.Option(
+        "--arrangement", help="Runtime that Q/DQ pairs are placed for; default: by --to.", rich_help_panel=QUANTIZATION
+    ),
 ]
 ReduceRange = Annotated[
     bool | None,
     typer.Option(
-        "--reduce-range/--full-range", help="7-bit weights, for CPUs before VNNI; by default as this CPU needs."
+        "--reduce-range/--full-range",
+        help="7-bit weights, for CPUs before VNNI; by default as this CPU needs.",
+        rich_help_panel=QUANTIZATION,
     ),
 ]
 GateData = Annotated[
-    str | None, typer.Option(help="Keep the export only if it classifies these as its reference does.", metavar="DATA")
+    str | None,
+    typer.Option(
+        help="Keep the export only if it classifies these as its reference does.", metavar="DATA", rich_help_panel=GATE
+    ),
 ]
 GateProtocol = Annotated[
-    str | None, typer.Option(help="single-crop, ten-crop or multiscale; by default as the head.", metavar="NAME")
+    ProtocolName | None,
+    typer.Option(
+        help="Default: the one that the head is for.",
+        rich_help_panel=GATE,
+    ),
 ]
-MaxTop1Drop = Annotated[float | None, typer.Option(help="Points of top-1 error it may lose (0.5).", metavar="POINTS")]
+MaxTop1Drop = Annotated[
+    float | None,
+    typer.Option(
+        help="Points of top-1 error it may lose (0.5).",
+        metavar="POINTS",
+        rich_help_panel=GATE,
+    ),
+]
 MinAgreement = Annotated[
-    float | None, typer.Option(help="Share of images with the same best class (0.99).", metavar="SHARE")
+    float | None,
+    typer.Option(
+        help="Share of images with the same best class (0.99).",
+        metavar="SHARE",
+        rich_help_panel=GATE,
+    ),
 ]
 FlavourName = Annotated[
-    str | None,
-    typer.Option("--flavour", help="tensorrt or tensorrt-rtx; by default what is installed.", metavar="NAME"),
+    Literal["tensorrt", "tensorrt-rtx"] | None,
+    typer.Option(
+        "--flavour",
+        help="Default: the one that is installed.",
+        rich_help_panel=DEPLOYMENT,
+    ),
 ]
 BatchRangeText = Annotated[
     str | None,
-    typer.Option("--batch-range", help="Batches of native-size tiles to build for (1,32,128).", metavar="MIN,OPT,MAX"),
+    typer.Option(
+        "--batch-range",
+        help="Batches of native-size tiles to build for (1,32,128).",
+        metavar="MIN,OPT,MAX",
+        rich_help_panel=DEPLOYMENT,
+    ),
 ]
 MaxAspect = Annotated[
-    float | None, typer.Option(help="Longest side over shortest of whole images to build for (2).", metavar="RATIO")
+    float | None,
+    typer.Option(
+        help="Longest side over shortest of whole images to build for (2).", metavar="RATIO", rich_help_panel=DEPLOYMENT
+    ),
 ]
-OptimizationLevel = Annotated[int | None, typer.Option(help="0 (quick build) to 5 (long search); 3.", metavar="N")]
-Workspace = Annotated[int | None, typer.Option(help="Scratch memory of a layer at most.", metavar="MIB")]
+OptimizationLevel = Annotated[
+    int | None,
+    typer.Option(
+        help="0 (quick build) to 5 (long search); 3.",
+        metavar="N",
+        rich_help_panel=DEPLOYMENT,
+    ),
+]
+Workspace = Annotated[
+    int | None,
+    typer.Option(
+        help="Scratch memory of a layer at most.",
+        metavar="MIB",
+        rich_help_panel=DEPLOYMENT,
+    ),
+]
 VersionCompatible = Annotated[
-    bool, typer.Option("--version-compatible", help="The engine runs on later TensorRT releases too.")
+    bool,
+    typer.Option(
+        "--version-compatible", help="The engine runs on later TensorRT releases too.", rich_help_panel=DEPLOYMENT
+    ),
 ]
 HardwareCompatibility = Annotated[
-    str | None, typer.Option(help="none, ampere-plus or same-compute-capability.", metavar="LEVEL")
+    Literal["none", "ampere-plus", "same-compute-capability"] | None,
+    typer.Option(
+        help="Other GPUs that the engine runs on; default: none.",
+        rich_help_panel=DEPLOYMENT,
+    ),
 ]
 ComputeCapability = Annotated[
-    list[str] | None, typer.Option(help="tensorrt-rtx: a GPU to build for, as 8.9; repeatable.", metavar="X.Y")
+    list[str] | None,
+    typer.Option(
+        help="tensorrt-rtx: a GPU to build for, as 8.9; repeatable.", metavar="X.Y", rich_help_panel=DEPLOYMENT
+    ),
 ]
 NoCache = Annotated[
-    bool, typer.Option("--no-cache", help="Build anew, even what was built before, and do not keep it.")
+    bool,
+    typer.Option(
+        "--no-cache", help="Rebuild an engine that was built before, and do not keep it.", rich_help_panel=DEPLOYMENT
+    ),
 ]
 TritonName = Annotated[
-    str | None, typer.Option("--name", help="triton: the model's name; by default the file's.", metavar="NAME")
+    str | None,
+    typer.Option(
+        "--name", help="triton: the model's name; by default the file's.", metavar="NAME", rich_help_panel=DEPLOYMENT
+    ),
 ]
 
 QUANTIZING = (
@@ -80,37 +169,44 @@ BUILDING = (
 OF_A_GRAPH = ("head", "precision", "preprocess_in_graph", "input_layout", "images", *QUANTIZING)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Flags:
     """The flags as they were given; None or False where they were not."""
 
-    head: str | None
-    precision: str | None
-    preprocess_in_graph: bool
-    input_layout: str | None
-    images: str | None
-    calibration_data: str | None
-    calibration_images: int | None
-    calibration_method: str | None
-    keep_float: str | None
-    arrangement: str | None
-    reduce_range: bool | None
-    gate_data: str | None
-    gate_protocol: str | None
-    max_top1_drop: float | None
-    min_agreement: float | None
-    on_error: str | None
-    flavour: str | None
-    scales: str | None
-    batch_range: str | None
-    max_aspect: float | None
-    optimization_level: int | None
-    workspace: int | None
-    version_compatible: bool
-    hardware_compatibility: str | None
-    compute_capability: list[str] | None
-    no_cache: bool
-    name: str | None
+    PANEL: ClassVar = "Export"
+    head: Annotated[Head | None, typer.Option(help="pooled for crops (default); dense for multiscale.")] = None
+    precision: Annotated[Precision | None, typer.Option(help="Default: fp32; tf32 is for --to tensorrt only.")] = None
+    preprocess_in_graph: Annotated[
+        bool, typer.Option("--preprocess-in-graph", help="Take the image's bytes as input; normalize in the graph.")
+    ] = False
+    input_layout: Annotated[
+        Literal["nhwc", "nchw"] | None, typer.Option(help="Layout of those bytes; default: nhwc.")
+    ] = None
+    images: Annotated[
+        str | None, typer.Option(help="Compare with PyTorch on these images instead of random ones.", metavar="DATA")
+    ] = None
+    calibration_data: CalibrationData = None
+    calibration_images: CalibrationImages = None
+    calibration_method: CalibrationMethod = None
+    keep_float: KeepFloat = None
+    arrangement: ArrangementName = None
+    reduce_range: ReduceRange = None
+    gate_data: GateData = None
+    gate_protocol: GateProtocol = None
+    max_top1_drop: MaxTop1Drop = None
+    min_agreement: MinAgreement = None
+    on_error: OnError = None
+    flavour: FlavourName = None
+    scales: Scales = None
+    batch_range: BatchRangeText = None
+    max_aspect: MaxAspect = None
+    optimization_level: OptimizationLevel = None
+    workspace: Workspace = None
+    version_compatible: VersionCompatible = False
+    hardware_compatibility: HardwareCompatibility = None
+    compute_capability: ComputeCapability = None
+    no_cache: NoCache = False
+    name: TritonName = None
 
     def check_concerned(self, to: str, suffix: str) -> None:
         """Raise UsageError for a flag that an export of a file of this suffix would not heed."""
@@ -140,9 +236,9 @@ class Flags:
         if key == "name" and to != "triton":
             return "is for --to triton; elsewhere -o names the file"
         if key in OF_A_GRAPH and exported and not (key == "precision" and self.precision == "tf32"):
-            return "was decided when this file was made; give the checkpoint to decide anew"
+            return "was decided when this file was made; give the checkpoint to change it"
         if key in GATING and exported and to == "triton":
-            return "is of no use here: packing changes nothing; gate the export"
+            return "has no effect here: packing changes nothing; gate the export instead"
         return ""
 
 

@@ -15,7 +15,6 @@ from resnet_infer.cli.options import sides
 from resnet_infer.console import progress, working
 from resnet_infer.data.open import open_source
 from resnet_infer.data.source import Source
-from resnet_infer.errors import UsageError
 from resnet_infer.exporters.calibrate import Quantization, candidates
 from resnet_infer.exporters.engine_builder import BuildOptions
 from resnet_infer.exporters.gate import Gate
@@ -86,8 +85,8 @@ def make_onnx(request: ExportRequest, path: Path, target: Path | None = None) ->
         return export_onnx(
             checkpoint,
             path,
-            head=head,  # type: ignore[arg-type]  # check_request checked both
-            precision=precision,  # type: ignore[arg-type]
+            head=head,
+            precision=precision,
             input_format=_input_format(given),
             quantization=quantization,
             gate=gate,
@@ -100,8 +99,6 @@ def make_onnx(request: ExportRequest, path: Path, target: Path | None = None) ->
 def _to_tensorrt(request: ExportRequest, onnx_path: Path, path: Path) -> Iterator[str]:
     given = request.given
     wanted = given.flavour
-    if wanted not in (None, "tensorrt", "tensorrt-rtx"):
-        raise UsageError(f"--flavour '{wanted}' is not one of tensorrt, tensorrt-rtx")
     flavour = find_flavour(wanted.replace("-", "_") if wanted else None)  # type: ignore[arg-type]  # checked above
     tf32 = given.precision == "tf32"
     if given.gate_data:
@@ -160,8 +157,6 @@ def _images(path: str, given: Flags) -> Source:
 def _quantization(given: Flags, precision: str, arrangement: str) -> Quantization | None:
     if given.calibration_data is None:
         return None
-    if arrangement not in ("onnxruntime", "tensorrt"):
-        raise UsageError(f"--arrangement '{arrangement}' is not one of onnxruntime, tensorrt")
     method = given.calibration_method
     return Quantization(
         data=_images(given.calibration_data, given),
@@ -194,6 +189,4 @@ def _input_format(given: Flags) -> Any:
     if not given.preprocess_in_graph:
         return "normalized"
     layout = given.input_layout or "nhwc"
-    if layout not in ("nhwc", "nchw"):
-        raise UsageError(f"--input-layout '{layout}' is not one of nhwc, nchw")
     return f"uint8-{layout}"

@@ -3,11 +3,13 @@
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from resnet_infer.cli import options
+from resnet_infer.cli.groups import with_flags
+from resnet_infer.cli.model_options import Checkpoint
 from resnet_infer.report import text
 from resnet_infer.spec.precisions import Layer, check_claim, summary
 
@@ -16,22 +18,19 @@ if TYPE_CHECKING:
     from resnet_infer.spec.manifest import Manifest
 
 
+@with_flags
 def info(
     artifact: Annotated[
         str, typer.Argument(metavar="ARTIFACT", help="A checkpoint's key or file, an .onnx or an .engine.")
     ],
-    format_name: Annotated[str, typer.Option("--format", help="table or json.", metavar="F")] = "table",
-    arch: options.Arch = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    labels: options.LabelFile = None,
+    said: Checkpoint,
+    format_name: Annotated[Literal["table", "json"], typer.Option("--format", help="Form of the output.")] = "table",
     verbose: options.Verbose = False,
 ) -> None:
     """Show an artifact's architecture, preprocessing, classes, origin, shapes and the types of its layers."""
-    form = text.check_format(format_name)
-    manifest, layers, extra = _read(artifact, options.overrides(arch, mean, std, labels))
+    manifest, layers, extra = _read(artifact, said.overrides())
     counted = summary(layers)
-    if form == "json":
+    if format_name == "json":
         print(text.as_json(manifest.to_dict() | extra | {"layers": counted}))
     else:
         print(_table(artifact, manifest, counted, extra))

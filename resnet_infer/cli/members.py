@@ -1,24 +1,23 @@
 """The models of a command, each with the protocols it is tested under in its own preprocessing."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from resnet_infer.cli import options
+from resnet_infer.cli.model_options import ComparedModel
+from resnet_infer.cli.options import Views
 
 if TYPE_CHECKING:
     from resnet_infer.pipeline.score import Member
 
 
-def open_members(models: Sequence[str], names: Sequence[str], views: dict[str, Any], **how: Any) -> "list[Member]":
-    """Open every model; `views` are the flags of `options.protocols`, `how` is passed to `options.open_as_asked`.
-
-    Raises what those do.
-    """
+def open_members(
+    models: Sequence[str], run_model: ComparedModel, views: Views, device: str | None = None
+) -> "list[Member]":
+    """Open every model, on `device` instead of the flags' where it is given; raises what opening does."""
     from resnet_infer.pipeline.score import Member
 
-    dense = "multiscale" in names and views.get("average") != "gap"
-    opened = [options.open_as_asked(model, dense=dense, **how) for model in models]
-    return [Member(model, tuple(options.protocols(names, model.manifest, **views))) for model in opened]
+    opened = [run_model.open(model, dense=views.dense, device=device) for model in models]
+    return [Member(model, tuple(views.protocols(model.manifest))) for model in opened]
 
 
 def weights_of(text: str | None, models: int) -> list[float] | None:

@@ -1,6 +1,6 @@
 """`resnet-infer models`: every architecture and checkpoint by name."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -12,11 +12,13 @@ from resnet_infer.spec.registry import PAPER_CIFAR10, PAPER_MULTI_SCALE, PAPER_T
 
 
 def models(
-    format_name: Annotated[str, typer.Option("--format", help="table, json, jsonl or csv.", metavar="F")] = "table",
+    format_name: Annotated[
+        Literal["table", "json", "jsonl", "csv"], typer.Option("--format", help="Form of the output.")
+    ] = "table",
     verbose: options.Verbose = False,
 ) -> None:
     """List architectures with their size and the paper's errors, and checkpoints with their published errors."""
-    form = text.check_format(format_name)
+    form = format_name
     architectures, checkpoints = _architectures(), _checkpoints()
     if form == "json":
         print(text.as_json({"architectures": architectures, "checkpoints": checkpoints}))

@@ -1,19 +1,16 @@
 """Flags that several commands share, and their text forms turned into values."""
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import typer
 
 from resnet_infer.errors import UsageError
-from resnet_infer.spec.preprocessing import Triple
 from resnet_infer.spec.protocols import Average, Protocol, protocol_for
 
 if TYPE_CHECKING:
-    from resnet_infer.backends.base import RunOptions
-    from resnet_infer.backends.load import Model
-    from resnet_infer.model.checkpoints import Overrides
+    from resnet_infer.pipeline.loading import Loading as PipelineLoading
     from resnet_infer.pipeline.packing import Offload
     from resnet_infer.spec.manifest import Manifest
 
@@ -31,214 +28,177 @@ def verbose_errors() -> bool:
 
 
 Verbose = Annotated[
-    bool, typer.Option("--verbose", callback=_set_verbose, is_eager=True, help="Show tracebacks of errors.")
+    bool, typer.Option("--verbose", callback=_set_verbose, is_eager=True, help="Show the traceback of an error.")
 ]
-Arch = Annotated[
-    str | None, typer.Option(help="Architecture, where the file cannot tell: resnet50-v1, plain20.", metavar="NAME")
-]
-Mean = Annotated[str | None, typer.Option(help="Input mean in 0..1, as 0.485,0.456,0.406.", metavar="R,G,B")]
-Std = Annotated[str | None, typer.Option(help="Input std in 0..1, as 0.229,0.224,0.225.", metavar="R,G,B")]
-LabelFile = Annotated[
-    Path | None, typer.Option("--labels", help="Class names in order, one a line, or id<TAB>name.", metavar="FILE")
-]
-Backend = Annotated[
-    str | None,
-    typer.Option(
-        help="torch, onnxruntime, tensorrt; auto measures which is fastest. Default: what the model is made for.",
-        metavar="NAME",
-    ),
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", metavar="NAME")]
-Precision = Annotated[
-    str | None, typer.Option(help="fp32, tf32, bf16 or fp16 on torch; an exported file has its own.", metavar="TYPE")
-]
-BatchSize = Annotated[
-    int | None,
-    typer.Option(help="Tiles of the native size in a batch; other sizes as many pixels.", min=1, metavar="N"),
-]
-ProviderName = Annotated[
-    str | None,
-    typer.Option("--provider", help="Of onnxruntime: cpu, cuda or tensorrt; by default as the device.", metavar="NAME"),
-]
-PreferNhwc = Annotated[
-    bool, typer.Option("--prefer-nhwc", help="onnxruntime on cuda: convolutions with channels innermost.")
-]
-CudaGraph = Annotated[
-    bool, typer.Option("--cuda-graph", help="Exported files on a GPU: replay recorded launches; for small batches.")
-]
-Compile = Annotated[
-    str | None,
-    typer.Option(
-        help="torch: default or max-autotune compiles, in a minute; cuda-graphs replays crops, for small batches.",
-        metavar="MODE",
-    ),
-]
-Autocast = Annotated[bool, typer.Option("--autocast", help="torch, bf16 and fp16: fp32 weights, types by operation.")]
-Workers = Annotated[int | None, typer.Option(help="Processes that decode; 0 is none.", min=0, metavar="N")]
-RenderOn = Annotated[
-    str, typer.Option("--render", help="Where images are resized and cropped: workers or device.", metavar="WHERE")
-]
-DecodeOn = Annotated[
-    str,
-    typer.Option("--decode", help="Where JPEG is decoded: workers or device (nvJPEG; other pixels).", metavar="WHERE"),
-]
-ImageTimeout = Annotated[
-    float | None,
-    typer.Option("--image-timeout", help="Longest that reading and decoding one image may take (60).", metavar="S"),
-]
+FormatName = Annotated[Literal["table", "json", "jsonl", "csv"], typer.Option("--format", help="Form of the output.")]
 OnError = Annotated[
-    str | None,
-    typer.Option("--on-error", help="Unreadable images: fail, or skip. They are always listed.", metavar="MODE"),
+    Literal["fail", "skip"] | None,
+    typer.Option("--on-error", help="Unreadable images: fail, or leave them out. They are always listed."),
 ]
-FormatName = Annotated[str, typer.Option("--format", help="table, json, jsonl or csv.", metavar="F")]
+
+
+class ProtocolName(StrEnum):
+    """Typer repeats a flag of an enumeration, not of a Literal."""
+
+    SINGLE_CROP = "single-crop"
+    TEN_CROP = "ten-crop"
+    MULTISCALE = "multiscale"
+
+
+Where = Literal["workers", "device"]
+DeviceName = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", metavar="NAME")]
 Scales = Annotated[
     str | None, typer.Option(help="Shorter sides of multiscale in pixels, as 224,256,384.", metavar="N,N,...")
 ]
-AverageName = Annotated[
-    str | None, typer.Option("--average", help="Of multiscale: window-softmax, map-logits or gap.", metavar="NAME")
-]
-Mirror = Annotated[
-    bool | None, typer.Option("--mirror/--no-mirror", help="Score mirrored views too, in ten-crop and multiscale.")
-]
-Resize = Annotated[int | None, typer.Option(help="Shorter side in pixels before cropping.", min=1, metavar="N")]
-Crop = Annotated[int | None, typer.Option(help="Side of the crop in pixels.", min=1, metavar="N")]
 
 
-def check_image_timeout(seconds: float | None, workers: int | None) -> None:
-    """Raise UsageError unless it is a time, and there can be a process to be held to it."""
-    if seconds is None:
-        return
-    if not 0 < seconds < float("inf"):
-        raise UsageError(f"--image-timeout is in seconds, above 0; got {seconds:g}")
-    if workers == 0:
-        raise UsageError("--image-timeout needs a process that decodes, to be ended; leave out --workers 0")
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """Which protocols, and how they differ from the model's own."""
 
-
-def check_on_error(mode: str) -> None:
-    """Raise UsageError unless it is `fail` or `skip`."""
-    if mode not in ("fail", "skip"):
-        raise UsageError(f"--on-error '{mode}' is not one of fail, skip")
-
-
-def overrides(arch: str | None, mean: str | None, std: str | None, labels: Path | None) -> "Overrides":
-    """What the flags say of a model; raises UsageError."""
-    from resnet_infer.model.checkpoints import Overrides
-    from resnet_infer.spec.labels import labels_from_file
-
-    return Overrides(
-        arch=arch,
-        mean=_triple("--mean", mean),
-        std=_triple("--std", std),
-        labels=labels_from_file(labels) if labels else None,
+    PANEL: ClassVar = "Protocol"
+    protocol: Annotated[
+        list[ProtocolName] | None, typer.Option(help="Default: single-crop. Repeat it for several.")
+    ] = None
+    single_crop: Annotated[bool, typer.Option("--single-crop", help="Short for --protocol single-crop.")] = False
+    ten_crop: Annotated[bool, typer.Option("--ten-crop", help="Short for --protocol ten-crop.")] = False
+    multiscale: Annotated[bool, typer.Option("--multiscale", help="Short for --protocol multiscale.")] = False
+    resize: Annotated[int | None, typer.Option(help="Shorter side in pixels before cropping.", min=1, metavar="N")] = (
+        None
     )
+    crop: Annotated[int | None, typer.Option(help="Side of the crop in pixels.", min=1, metavar="N")] = None
+    scales: Scales = None
+    average: Annotated[
+        Average | None, typer.Option("--average", help="How multiscale averages; default: window-softmax.")
+    ] = None
+    mirror: Annotated[
+        bool | None, typer.Option("--mirror/--no-mirror", help="Score mirrored views too, in ten-crop and multiscale.")
+    ] = None
 
+    @property
+    def names(self) -> list[str]:
+        """The protocols asked for, each once."""
+        short = (("single-crop", self.single_crop), ("ten-crop", self.ten_crop), ("multiscale", self.multiscale))
+        given = [*(name.value for name in self.protocol or []), *(name for name, wanted in short if wanted)]
+        return list(dict.fromkeys(given)) or ["single-crop"]
 
-def run_options(
-    provider: str | None, prefer_nhwc: bool, cuda_graph: bool, compile: str | None = None, autocast: bool = False
-) -> "RunOptions":
-    """How a model is to be run; the backends check it."""
-    from resnet_infer.backends.base import RunOptions
+    @property
+    def asked(self) -> bool:
+        """Whether a protocol was named."""
+        return bool(self.protocol or self.single_crop or self.ten_crop or self.multiscale)
 
-    return RunOptions(
-        provider=provider,  # type: ignore[arg-type]
-        prefer_nhwc=prefer_nhwc,
-        cuda_graph=cuda_graph,
-        compile=compile,  # type: ignore[arg-type]
-        autocast=autocast,
-    )
+    @property
+    def dense(self) -> bool:
+        """Whether a protocol needs the dense head."""
+        return "multiscale" in self.names and self.average != "gap"
 
+    def protocols(self, manifest: "Manifest") -> list[Protocol]:
+        """The protocols for this model, with the flags applied to those that they concern.
 
-def open_as_asked(
-    model: str,
-    *,
-    backend: str | None,
-    device: str,
-    precision: str | None,
-    overrides: "Overrides",
-    options: "RunOptions",
-    dense: bool,
-) -> "Model":
-    """The model on the backend of this name, `auto` among them; raises what opening does."""
-    from resnet_infer.backends.base import RunOptions
-    from resnet_infer.backends.load import open_model
-
-    if backend != "auto":
-        return open_model(
-            model, backend=backend, device=device, precision=precision, overrides=overrides, options=options
+        Raises UsageError for a flag that concerns none of them.
+        """
+        names = self.names
+        cropped, mirrored, whole = (
+            [name for name in names if name in kinds]
+            for kinds in (("single-crop", "ten-crop"), ("ten-crop", "multiscale"), ("multiscale",))
         )
-    if options != RunOptions():
-        raise UsageError("--backend auto chooses how to run; leave out --compile, --autocast, --provider and the like")
-    from resnet_infer.bench.fastest import open_fastest
+        for flag, value, concerned in (
+            ("--resize", self.resize, cropped),
+            ("--crop", self.crop, cropped),
+            ("--scales", self.scales, whole),
+            ("--average", self.average, whole),
+            ("--mirror", self.mirror, mirrored),
+        ):
+            if value not in (None, False) and not concerned:
+                raise UsageError(
+                    f"{flag} does not apply to {', '.join(names)}; leave it out, or choose another protocol"
+                )
+        whole_sides = sides(self.scales)
+        return [
+            protocol_for(
+                name,
+                manifest.spec,
+                manifest.preprocessing,
+                resize=self.resize if name in cropped else None,
+                crop=self.crop if name in cropped else None,
+                scales=whole_sides if name in whole else None,
+                mirror=self.mirror if name in mirrored else None,
+                average=self.average if name in whole else None,
+            )
+            for name in names
+        ]
 
-    return open_fastest(model, dense=dense, device=device, precision=precision, overrides=overrides)
+
+@dataclass(frozen=True, kw_only=True)
+class Preparing:
+    """Where images are prepared."""
+
+    PANEL: ClassVar = "Loading"
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Decoding worker processes; 0 decodes in this process; default: what suits the machine.",
+            min=0,
+            metavar="N",
+        ),
+    ] = None
+    render: Annotated[Where, typer.Option("--render", help="Where images are resized and cropped.")] = "workers"
+    decode: Annotated[
+        Where, typer.Option("--decode", help="Where JPEG is decoded; device is nvJPEG, whose pixels differ slightly.")
+    ] = "workers"
+
+    @property
+    def offload(self) -> "Offload":
+        """What is left to the device."""
+        if self.decode == "device":
+            return "decoding"  # what is decoded there is rendered there
+        return "rendering" if self.render == "device" else "nothing"
 
 
-def offload(render: str, decode: str) -> "Offload":
-    """What --render and --decode leave to the device; raises UsageError."""
-    for flag, value in (("--render", render), ("--decode", decode)):
-        if value not in ("workers", "device"):
-            raise UsageError(f"{flag} '{value}' is not one of workers, device")
-    if decode == "device":
-        return "decoding"  # what is decoded there is rendered there
-    return "rendering" if render == "device" else "nothing"
+@dataclass(frozen=True, kw_only=True)
+class Loading(Preparing):
+    """How images are brought to the network."""
 
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Tiles of the native size in a batch; other sizes: as many pixels. Default: by device.",
+            min=1,
+            metavar="N",
+        ),
+    ] = None
+    image_timeout: Annotated[
+        float | None,
+        typer.Option("--image-timeout", help="Seconds for reading and decoding one image (60).", metavar="S"),
+    ] = None
 
-def protocols(
-    names: Sequence[str],
-    manifest: "Manifest",
-    *,
-    resize: int | None,
-    crop: int | None,
-    scales: str | None,
-    mirror: bool | None,
-    average: str | None,
-) -> list[Protocol]:
-    """The protocols of these names with the flags applied to those that they concern.
+    def __post_init__(self) -> None:
+        if self.image_timeout is None:
+            return
+        if not 0 < self.image_timeout < float("inf"):
+            raise UsageError(f"--image-timeout is in seconds, above 0; got {self.image_timeout:g}")
+        if self.workers == 0:
+            raise UsageError("--image-timeout needs a worker process that can be ended; leave out --workers 0")
 
-    Raises UsageError for a flag that concerns none of them.
-    """
-    names = list(dict.fromkeys(names))
-    cropped, mirrored, whole = (
-        [name for name in names if name in kinds]
-        for kinds in (("single-crop", "ten-crop"), ("ten-crop", "multiscale"), ("multiscale",))
-    )
-    for flag, value, concerned in (
-        ("--resize", resize, cropped),
-        ("--crop", crop, cropped),
-        ("--scales", scales, whole),
-        ("--average", average, whole),
-        ("--mirror", mirror, mirrored),
-    ):
-        if value not in (None, False) and not concerned:
-            raise UsageError(f"{flag} does not concern {', '.join(names)}; leave it out, or choose another protocol")
-    whole_sides = sides(scales)
-    return [
-        protocol_for(
-            name,
-            manifest.spec,
-            manifest.preprocessing,
-            resize=resize if name in cropped else None,
-            crop=crop if name in cropped else None,
-            scales=whole_sides if name in whole else None,
-            mirror=mirror if name in mirrored else None,
-            average=_average(average) if name in whole else None,
+    def value(self) -> "PipelineLoading":
+        """As the pipeline takes it."""
+        from resnet_infer.pipeline.loading import Loading
+
+        return Loading(
+            batch_size=self.batch_size,
+            workers=self.workers,
+            offload=self.offload,
+            image_timeout_s=self.image_timeout,
         )
-        for name in names
-    ]
 
 
-def _average(name: str | None) -> Average | None:
-    return name  # type: ignore[return-value]  # Protocol checks it
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """What is printed."""
 
-
-def _triple(flag: str, text: str | None) -> Triple | None:
-    if text is None:
-        return None
-    try:
-        r, g, b = (float(part) for part in text.split(","))
-    except ValueError as error:
-        raise UsageError(f"{flag} needs three numbers with commas, as 0.485,0.456,0.406; got '{text}'") from error
-    return r, g, b
+    PANEL: ClassVar = "Output"
+    format_name: FormatName = "table"
+    verbose: Verbose = False
 
 
 def sides(text: str | None) -> tuple[int, ...] | None:

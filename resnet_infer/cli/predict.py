@@ -1,14 +1,16 @@
 """`resnet-infer predict`: the best classes of images."""
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import typer
 
-from resnet_infer.cli import options
+from resnet_infer.cli.groups import with_flags
+from resnet_infer.cli.model_options import RunModel
+from resnet_infer.cli.options import Loading, Output, Views
 from resnet_infer.errors import DataError, UsageError
 from resnet_infer.evaluation.rows import Prediction
 from resnet_infer.report import text
@@ -18,108 +20,80 @@ if TYPE_CHECKING:
     from resnet_infer.data.source import Source
 
 
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Where a large collection is scored."""
+
+    PANEL: ClassVar = "Ray"
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="ray: on a cluster, for very large collections (extra `ray`).")
+    ] = "local"
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="With --engine ray: a new folder for Parquet.", metavar="FOLDER"),
+    ] = None
+    actors: Annotated[
+        int | None,
+        typer.Option(help="With --engine ray: models at work; default: one a GPU, or CPU.", min=1, metavar="N"),
+    ] = None
+
+    def check(self, format_name: str) -> None:
+        """Raise UsageError for flags that do not go together."""
+        if self.engine == "local" and (self.output or self.actors):
+            raise UsageError(f"--{'output' if self.output else 'actors'} is for --engine ray")
+        if self.engine == "ray" and (self.output is None or format_name != "table"):
+            raise UsageError("--engine ray writes Parquet: give --output FOLDER, and no --format")
+
+
+@with_flags
 def predict(
     inputs: Annotated[
         list[str],
         typer.Argument(metavar="INPUT...", help="Images, folders, .zip, .tar, lists, 'patterns*', or - for stdin."),
     ],
+    run_model: RunModel,
+    views: Views,
+    loading: Loading,
+    cluster: Cluster,
+    output: Output,
     model: Annotated[
         str,
         typer.Option(
             "--model", "-m", help="Checkpoint key or file; `resnet-infer models` lists keys.", metavar="MODEL"
         ),
     ] = DEFAULT_MODEL,
-    protocol: Annotated[str, typer.Option(help="single-crop, ten-crop or multiscale.", metavar="NAME")] = "single-crop",
     on_error: Annotated[
-        str,
-        typer.Option(help="Unreadable images: fail (exit code 1 at the end) or skip. Always listed.", metavar="MODE"),
+        Literal["fail", "skip"],
+        typer.Option(help="Unreadable images: fail (exit code 1 at the end) or skip. They are always listed."),
     ] = "fail",
     top_k: Annotated[int, typer.Option(help="Classes to show.", min=1, metavar="N")] = 5,
-    engine: Annotated[
-        str,
-        typer.Option(help="local, or ray: a cluster, for very large collections (extra `ray`).", metavar="NAME"),
-    ] = "local",
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Of --engine ray: new folder of Parquet.", metavar="FOLDER")
-    ] = None,
-    actors: Annotated[
-        int | None, typer.Option(help="Of --engine ray: models at work; by default one a GPU, or CPU.", min=1)
-    ] = None,
-    format_name: options.FormatName = "table",
-    resize: options.Resize = None,
-    crop: options.Crop = None,
-    scales: options.Scales = None,
-    average: options.AverageName = None,
-    mirror: options.Mirror = None,
-    arch: options.Arch = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    labels: options.LabelFile = None,
-    backend: options.Backend = None,
-    device: options.Device = "auto",
-    precision: options.Precision = None,
-    provider: options.ProviderName = None,
-    prefer_nhwc: options.PreferNhwc = False,
-    cuda_graph: options.CudaGraph = False,
-    compile: options.Compile = None,
-    autocast: options.Autocast = False,
-    batch_size: options.BatchSize = None,
-    workers: options.Workers = None,
-    render: options.RenderOn = "workers",
-    decode: options.DecodeOn = "workers",
-    image_timeout: options.ImageTimeout = None,
-    verbose: options.Verbose = False,
 ) -> None:
     """Print the best classes of images. An unreadable image is a record with its error, and exit code 1.
 
     With --engine ray the records are written as Parquet, a row an image, in no order.
     """
-    form = text.check_format(format_name)
-    if engine not in ("local", "ray"):
-        raise UsageError(f"--engine '{engine}' is not one of local, ray")
-    if engine == "local" and (output or actors):
-        raise UsageError(f"--{'output' if output else 'actors'} is of --engine ray")
-    if engine == "ray" and (output is None or form != "table"):
-        raise UsageError("--engine ray writes Parquet: give --output FOLDER, and no --format")
-    options.check_on_error(on_error)
-    options.check_image_timeout(image_timeout, workers)
+    form = output.format_name
+    cluster.check(form)
+    if len(views.names) > 1:
+        raise UsageError(f"predict uses one protocol; got {', '.join(views.names)}")
     from resnet_infer.console import note, progress
     from resnet_infer.data.open import open_inputs
     from resnet_infer.evaluation.predict import predict as run
-    from resnet_infer.pipeline.loading import IMAGE_TIMEOUT_S, Loading
 
-    opener = partial(
-        options.open_as_asked,
-        model,
-        backend=backend,
-        device=device,
-        precision=precision,
-        overrides=options.overrides(arch, mean, std, labels),
-        options=options.run_options(provider, prefer_nhwc, cuda_graph, compile, autocast),
-        dense=protocol == "multiscale" and average != "gap",
-    )
+    opener = partial(run_model.open, model, dense=views.dense)
     source = open_inputs(inputs, sys.stdin.buffer)
     opened = opener()
-    (test,) = options.protocols(
-        [protocol], opened.manifest, resize=resize, crop=crop, scales=scales, mirror=mirror, average=average
-    )
-    how: dict[str, Any] = {
-        "top_k": top_k,
-        "loading": Loading(
-            batch_size=batch_size,
-            workers=workers,
-            offload=options.offload(render, decode),
-            image_timeout_s=image_timeout or (IMAGE_TIMEOUT_S if on_error == "skip" else None),
-        ),
-    }
-    if output:
+    (test,) = views.protocols(opened.manifest)
+    how = loading.value() if on_error == "fail" else loading.value().guarded()
+    if cluster.output:
         on = "cuda" if opened.backend.info.device.startswith("cuda") else "cpu"
-        opened.backend.close()
-        _by_ray(source, output, actors, on_error, open=partial(opener, device=on), protocol=test, device=on, **how)
+        opened.close()
+        from_cluster = partial(opener, device=on)
+        _by_ray(source, cluster, on_error, open=from_cluster, protocol=test, device=on, top_k=top_k, loading=how)
         return
     records: list[Prediction] = []
     with progress("predicting", len(source.samples), "images") as advance:
-        for record in run(opened, test, source, **how):
+        for record in run(opened, test, source, top_k=top_k, loading=how):
             records.append(record)
             if form == "jsonl":
                 print(text.as_json_lines([record.to_dict()]), flush=True)
@@ -137,14 +111,15 @@ def predict(
         raise DataError(f"{len(failed)} of {len(records)} images cannot be read (listed above)")
 
 
-def _by_ray(source: "Source", output: Path, actors: int | None, on_error: str, **scoring: Any) -> None:
+def _by_ray(source: "Source", cluster: Cluster, on_error: str, **scoring: Any) -> None:
     from resnet_infer.console import note
 
+    assert cluster.output
     try:
         from resnet_infer.evaluation.predict_on_ray import Scoring, predict_by_ray
     except ImportError as error:
         raise UsageError(f"--engine ray needs Ray ({error}): pip install 'resnet-infer[ray]'") from error
-    written = predict_by_ray(source, Scoring(**scoring), output, actors=actors)
+    written = predict_by_ray(source, Scoring(**scoring), cluster.output, actors=cluster.actors)
     total = f"{written.images} images"
     print(f"{written.folder}: {total} in {written.files} Parquet files, {written.images_per_s:.1f} images/s")
     if written.unreadable:

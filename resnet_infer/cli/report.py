@@ -26,7 +26,7 @@ def report(
     from resnet_infer.bench.rows import load_run
     from resnet_infer.report.html import check_page, write_page
 
-    form = text.check_format(format_name)
+    form = format_name
     if page:
         check_page(page)
     files = [_file(path) for path in results]

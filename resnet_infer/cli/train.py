@@ -61,8 +61,10 @@ def train(
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.", metavar="DIR")] = None,
     test_data: Annotated[str | None, typer.Option(help="Images to test on while training.", metavar="DATA")] = None,
     on_error: options.OnError = None,
-    device: options.Device = "auto",
-    workers: options.Workers = None,
+    device: options.DeviceName = "auto",
+    workers: Annotated[
+        int | None, typer.Option(help="Decoding worker processes; 0 decodes in this process.", min=0, metavar="N")
+    ] = None,
     verbose: options.Verbose = False,
     **given: Any,
 ) -> None:
@@ -71,7 +73,6 @@ def train(
     With torchrun, as `torchrun --nproc-per-node 2 -m resnet_infer train ...`, a batch is shared by several processes.
     """
     folder = _folder(output, resume)
-    options.check_on_error(on_error or "fail")
     values = {name: value for name, value in given.items() if value is not None}
     if "drops" in values:
         values["drops"] = _numbers(values["drops"])
