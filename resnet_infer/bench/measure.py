@@ -21,7 +21,7 @@ from resnet_infer.backends.base import Backend
 from resnet_infer.bench.energy import Meter
 from resnet_infer.bench.rows import ShapeTime
 from resnet_infer.errors import BackendError, OutOfMemory
-from resnet_infer.pipeline.batching import Runs, plan, reduce_map
+from resnet_infer.pipeline.batching import Runs, batch_shares, plan
 from resnet_infer.pipeline.render import distinct_tiles
 from resnet_infer.pipeline.transfer import Upload, fetch
 from resnet_infer.spec.protocols import Protocol, Size
@@ -34,7 +34,7 @@ WARM_UP_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class ShapeWork:
     """Tiles of one size and the passes that each needs, and how many an average image has."""
 
     height: int
@@ -86,14 +86,14 @@ class Timing:
         return {f"p{p}": float(torch.quantile(values, p / 100)) for p in PERCENTILES}
 
 
-def works(protocol: Protocol, sizes: Sequence[Size]) -> list[Work]:
+def works(protocol: Protocol, sizes: Sequence[Size]) -> list[ShapeWork]:
     """What images of these (height, width) need of the network, on average, smallest shapes first."""
     counts: Counter[tuple[int, int, Runs]] = Counter()
     for size in sizes:
         for tile, runs in zip(distinct_tiles((protocol,), *size), plan((protocol,), *size), strict=True):
             counts[tile.height, tile.width, runs] += 1
     ordered = sorted(counts, key=lambda key: (key[0] * key[1], key[0], len(key[2])))
-    return [Work(*key, counts[key] / len(sizes)) for key in ordered]
+    return [ShapeWork(*key, counts[key] / len(sizes)) for key in ordered]
 
 
 def measure_network(
@@ -125,7 +125,13 @@ def measure_network(
 
 
 def _measure(
-    backend: Backend, needed: Sequence[Work], batch_size: int, native: int, repeats: int, seconds: float, upload: bool
+    backend: Backend,
+    needed: Sequence[ShapeWork],
+    batch_size: int,
+    native: int,
+    repeats: int,
+    seconds: float,
+    upload: bool,
 ) -> Timing:
     steps = [_Step(backend, work, max(1, batch_size * native // (work.height * work.width)), upload) for work in needed]
     first = sum(step.first() for step in steps)
@@ -155,7 +161,7 @@ def _measure(
 class _Step:
     """One shape: a batch of random tiles, and the passes that they need."""
 
-    def __init__(self, backend: Backend, work: Work, batch: int, upload: bool) -> None:
+    def __init__(self, backend: Backend, work: ShapeWork, batch: int, upload: bool) -> None:
         profile = range_for(backend.shapes, work.height, work.width)
         if profile is None:
             accepted = ", ".join(shape.describe() for shape in backend.shapes)
@@ -173,16 +179,12 @@ class _Step:
         self.latencies_ms: list[float] = []
 
     def run(self) -> Callable[[], Tensor]:
-        """Enqueue one batch, every pass of it; the call that is returned waits for its probabilities."""
+        """Enqueue one batch, every pass of it, as the path does; the call returned waits for its probabilities."""
         tiles_BHWC = self.tiles_BHWC
         if self.send:
             tiles_BHWC = self.send(tiles_BHWC.flatten()).view(tiles_BHWC.shape)
-        x_BCHW = tiles_BHWC.permute(0, 3, 1, 2)
-        shares = []
-        for run in self.work.runs:
-            scores_BKhw = self.backend.run(x_BCHW.flip(3) if run.mirrored else x_BCHW, run.head)
-            shares += [reduce_map(scores_BKhw, average) * weight for average, _, weight in run.shares]
-        return fetch(torch.stack(shares))
+        _, probs_1BK = batch_shares(self.backend, self.work.runs, [tiles_BHWC])
+        return fetch(probs_1BK)
 
     def first(self) -> float:
         """Seconds of the first run: what it compiles and tunes counts here and nowhere else."""

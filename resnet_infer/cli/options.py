@@ -58,7 +58,8 @@ class Views:
 
     PANEL: ClassVar = "Protocol"
     protocol: Annotated[
-        list[ProtocolName] | None, typer.Option(help="Default: single-crop. Repeat it for several.")
+        list[ProtocolName] | None,
+        typer.Option(help="Default: single-crop. Repeat it for several.", metavar="single-crop|ten-crop|multiscale"),
     ] = None
     single_crop: Annotated[bool, typer.Option("--single-crop", help="Short for --protocol single-crop.")] = False
     ten_crop: Annotated[bool, typer.Option("--ten-crop", help="Short for --protocol ten-crop.")] = False

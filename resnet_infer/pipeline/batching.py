@@ -130,13 +130,14 @@ class Batcher:
         """Run a batch, in halves where memory runs out."""
         slots = [slot for piece in pieces for slot in piece.slots]
         try:
-            rows, probs_RBK = self._shares(lane.runs, [piece.x_BHWC for piece in pieces])
+            numbers, probs_RBK = batch_shares(self.backend, lane.runs, [piece.x_BHWC for piece in pieces])
         except (OutOfMemory, torch.OutOfMemoryError) as error:
             if len(slots) == 1:
                 raise OutOfMemory(
                     f"one tile of {lane.width}x{lane.height} does not fit the memory; leave out large scales"
                 ) from error
         else:
+            rows = [self.first + number for number in numbers]
             self.arrivals.add(slots, rows, probs_RBK, self.backend.info, (lane.height, lane.width))
             return
         half = len(slots) // 2
@@ -144,22 +145,24 @@ class Batcher:
         for part in parted(pieces, half):
             self._score(lane, part)
 
-    def _shares(self, runs: Runs, parts: list[Tensor]) -> tuple[list[int], Tensor]:
-        """What these tiles add to protocols' probabilities: R rows and (R, B, K) float64 on the device."""
-        x_BHWC = parts[0]
-        if len(parts) > 1 or x_BHWC.device.type != "cpu" or not x_BHWC.is_contiguous():  # engines want aligned input
-            x_BHWC = torch.cat(parts)
-        x_BCHW = x_BHWC.permute(0, 3, 1, 2)
-        shares: dict[int, Tensor] = {}
-        for run in runs:
-            scores_BKhw = self.backend.run(x_BCHW.flip(3) if run.mirrored else x_BCHW, run.head)
-            for average, protocol, weight in run.shares:
-                probs_BK = reduce_map(scores_BKhw, average).double() * weight
-                row = self.first + protocol
-                shares[row] = shares[row].add_(probs_BK) if row in shares else probs_BK
-        return list(shares), torch.stack(list(shares.values())) if len(shares) > 1 else next(iter(shares.values()))[
-            None
-        ]
+
+def batch_shares(backend: Backend, runs: Runs, parts: list[Tensor]) -> tuple[list[int], Tensor]:
+    """What a batch of tiles, in parts, adds to R protocols' probabilities: their numbers, and (R, B, K) float64.
+
+    The benchmark times this very function.
+    """
+    x_BHWC = parts[0]
+    if len(parts) > 1 or x_BHWC.device.type != "cpu" or not x_BHWC.is_contiguous():  # engines want aligned input
+        x_BHWC = torch.cat(parts)
+    x_BCHW = x_BHWC.permute(0, 3, 1, 2)
+    sums: dict[int, Tensor] = {}
+    for run in runs:
+        scores_BKhw = backend.run(x_BCHW.flip(3) if run.mirrored else x_BCHW, run.head)
+        for average, protocol, weight in run.shares:
+            probs_BK = reduce_map(scores_BKhw, average).double() * weight
+            sums[protocol] = sums[protocol].add_(probs_BK) if protocol in sums else probs_BK
+    first, *others = sums.values()
+    return list(sums), torch.stack((first, *others)) if others else first[None]
 
 
 def reduce_map(scores_BKhw: Tensor, average: Average) -> Tensor:

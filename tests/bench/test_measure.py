@@ -13,9 +13,12 @@ from torch import Tensor
 
 from resnet_infer.backends.base import Backend, BackendInfo
 from resnet_infer.backends.load import Model
-from resnet_infer.bench.measure import Timing, measure_network, measure_path, works
+from resnet_infer.bench.measure import Timing, _Step, measure_network, measure_path, works
+from resnet_infer.data.source import Memory
 from resnet_infer.errors import BackendError, OutOfMemory
 from resnet_infer.model.resnet import ResNet
+from resnet_infer.pipeline.loading import Loading
+from resnet_infer.pipeline.score import Member, score
 from resnet_infer.spec.protocols import Protocol, multi_scale, single_crop, ten_crop
 from resnet_infer.spec.shapes import ANY, ShapeRange
 
@@ -142,3 +145,18 @@ def test_a_real_network_is_measured(small_net: ResNet, model_of: Callable[..., M
     assert all(second > 0 for second in timing.seconds)
     assert timing.first_run_s > 0
     assert replace(timing, seconds=()) != timing
+
+
+@pytest.mark.parametrize("average", ["gap", "window-softmax", "map-logits"])
+def test_what_is_timed_is_what_scores_images(average: Any, small_net: ResNet, model_of: Callable[..., Model]) -> None:
+    model, protocol = model_of(small_net), multi_scale((32,), average=average)
+    (work,) = works(protocol, [(32, 32)])
+    step = _Step(model.backend, work, 4, upload=False)
+    (timed_BK,) = step.run()()
+    source = Memory("tiles", [(str(number), tile_HWC.numpy()) for number, tile_HWC in enumerate(step.tiles_BHWC)])
+    results = score([Member(model, (protocol,))], source, loading=Loading(batch_size=4, workers=0))
+    scored = {result.index: result.probs_PK for result in results}
+    for number, timed_K in enumerate(timed_BK.float()):
+        probs_PK = scored[number]
+        assert probs_PK is not None
+        assert torch.equal(probs_PK[0], timed_K)
