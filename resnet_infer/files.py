@@ -11,8 +11,11 @@ from resnet_infer.errors import UsageError
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place if the body succeeds, and vanishes otherwise."""
+def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place if the body succeeds, and vanishes otherwise.
+
+    `durable` has the bytes and the name on the disk when it is done. Raises UsageError where nothing can be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
@@ -25,12 +28,26 @@ def replacing(path: Path) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         partial.chmod(0o666 & ~umask)  # mkstemp's 0600 would surprise whoever shares the file
+        if durable:
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
         try:
-            partial.replace(path)
+            put_in_place(partial, path, durable=durable)
         except OSError as error:
             raise UsageError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def put_in_place(partial: Path, path: Path, *, durable: bool) -> None:
+    """Rename a written file over `path`; `durable` has its folder on the disk too."""
+    partial.replace(path)
+    if durable and hasattr(os, "O_DIRECTORY"):
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def sha256_of(path: Path) -> str:

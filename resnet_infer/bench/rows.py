@@ -4,13 +4,13 @@ The JSON file is the source; tables, CSV and pages are made from it.
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from resnet_infer.errors import DataError
+from resnet_infer.files import replacing
 
 SCHEMA = 1
 
@@ -138,9 +138,8 @@ class BenchRun:
 
     def save(self, path: Path) -> None:
         """Write beside and rename: a reader never sees half a file."""
-        part = path.with_name(f".{path.name}.{os.getpid()}")
-        part.write_text(self.to_json() + "\n", "utf-8", errors="backslashreplace")
-        part.replace(path)
+        with replacing(path) as partial:
+            partial.write_text(self.to_json() + "\n", "utf-8", errors="backslashreplace")
 
 
 def load_run(path: Path) -> BenchRun:

@@ -3,8 +3,10 @@
 Results go to stdout, everything else to stderr. Exit codes: 0; 1 failure; 2 usage; 3 a check of an export failed.
 """
 
+import difflib
 import io
 import os
+import re
 import sys
 
 import typer
@@ -69,7 +71,7 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name need not be text; print it all the same
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        app()
+        sys.exit(app(standalone_mode=False) or 0)
     except ReportedElsewhere as error:
         sys.exit(error.exit_code)
     except ResnetInferError as error:
@@ -79,8 +81,28 @@ def main() -> None:
     except BrokenPipeError:  # the reader of stdout, as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except OSError as error:
+    except Exception as error:
+        if not isinstance(error, OSError):
+            _flags_failed(error)
+            raise
         _fail(error, f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), 1)
+
+
+def _flags_failed(error: Exception) -> None:
+    """Exit with one line for what typer says of the flags; return for any other error."""
+    if not hasattr(error, "format_message"):
+        return
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()  # type: ignore[attr-defined]
+        sys.exit(2)
+    message = error.format_message().replace("Value error, ", "")
+    if found := re.search(r"'([^']*)' is not one of (.*?)\.?$", message):
+        choices = re.findall(r"'([^']*)'", found[2])
+        near = difflib.get_close_matches(found[1], choices, n=1, cutoff=0.5)
+        message = message[: found.start(2)] + ", ".join(choices) + (f". Nearest: {near[0]}" if near else "")
+    context = getattr(error, "ctx", None)
+    remedy = f". See `{context.command_path} --help`" if context else ""
+    _fail(None, message.rstrip(".") + remedy, getattr(error, "exit_code", 2))
 
 
 def _fail(error: BaseException | None, message: str, code: int) -> None:

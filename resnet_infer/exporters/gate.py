@@ -10,6 +10,7 @@ from resnet_infer.backends.load import Model
 from resnet_infer.data.source import Source
 from resnet_infer.errors import GateError, UsageError
 from resnet_infer.evaluation.agreement import Agreement, measure_agreement
+from resnet_infer.files import replacing
 from resnet_infer.spec.protocols import Protocol
 
 
@@ -79,8 +80,8 @@ def run_gate(
     if not failures:
         beside.unlink(missing_ok=True)
         return report
-    beside.parent.mkdir(parents=True, exist_ok=True)
-    beside.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+    with replacing(beside) as partial:
+        partial.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
     raise GateError(f"{target}: not written: {'; '.join(failures)}. The report is in {beside}")
 
 

@@ -1,10 +1,8 @@
 """Fetching published weights once: https, checked against their hash, in place only when complete."""
 
-import contextlib
 import hashlib
 import http.client
 import os
-import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import IO
 
 from resnet_infer.console import progress
 from resnet_infer.errors import DownloadError, UsageError
-from resnet_infer.files import cache_folder, sha256_of
+from resnet_infer.files import cache_folder, replacing, sha256_of
 from resnet_infer.spec.registry import Published, bundled_folders
 
 CHUNK_BYTES = 2**20
@@ -56,35 +54,29 @@ class HttpsOnly(urllib.request.HTTPRedirectHandler):
 def _download(published: Published, target: Path) -> None:
     url = _address(published)
     digest = hashlib.sha256()
-    partial: Path | None = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.build_opener(HttpsOnly).open(url, timeout=TIMEOUT_S) as response:
-            handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-            partial = Path(name)
+        with (
+            urllib.request.build_opener(HttpsOnly).open(url, timeout=TIMEOUT_S) as response,
+            replacing(target) as partial,
+        ):
             size = int(response.headers.get("Content-Length") or 0) or None
-            with os.fdopen(handle, "wb") as file, progress(f"fetching {published.key}", size, "bytes") as advance:
+            with partial.open("wb") as file, progress(f"fetching {published.key}", size, "bytes") as advance:
                 while chunk := response.read(CHUNK_BYTES):
                     digest.update(chunk)
                     file.write(chunk)
                     advance(len(chunk))
-        if not digest.hexdigest().startswith(published.sha256_prefix):
-            raise DownloadError(
-                f"{url} gave {digest.hexdigest()[:8]}..., but {published.key} is {published.sha256_prefix}...: "
-                "the file is damaged or not the published one; nothing was kept. Try again, or another network"
-            )
-        partial.replace(target)
-    except (OSError, ValueError, http.client.HTTPException) as error:
+            if not digest.hexdigest().startswith(published.sha256_prefix):
+                raise DownloadError(
+                    f"{url} gave {digest.hexdigest()[:8]}..., but {published.key} is {published.sha256_prefix}...: "
+                    "the file is damaged or not the published one; nothing was kept. Try again, or another network"
+                )
+    except (OSError, ValueError, UsageError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         bundled = ", ".join(bundled_folders()) or "none in this release"
         raise DownloadError(
             f"cannot fetch {published.key} from {url} ({reason}). Put {published.filename} at {target}, or set "
             f"{MIRROR} to a folder that has it, or use -m with a file; bundled, needing no network: {bundled}"
         ) from error
-    finally:
-        if partial is not None:
-            with contextlib.suppress(FileNotFoundError):
-                partial.unlink()
 
 
 def _address(published: Published) -> str:

@@ -41,17 +41,6 @@ def format_of(path: Path) -> Form:
     raise UsageError(f"{path}: predictions end in .parquet or .jsonl")
 
 
-def put_in_place(partial: Path, path: Path) -> None:
-    """Rename a written file over `path`, and have the folder on the disk too."""
-    partial.replace(path)
-    if hasattr(os, "O_DIRECTORY"):
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
 class JsonLines:
     """One JSON object a line, the first with the identity; plain text to any tool."""
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from resnet_infer.console import note
 from resnet_infer.errors import DataError, UsageError
-from resnet_infer.predictions.files import format_of, put_in_place
+from resnet_infer.files import put_in_place
+from resnet_infer.predictions.files import format_of
 from resnet_infer.predictions.records import Identity, Record
 
 OPEN_PARTS = 8
@@ -78,14 +79,14 @@ class Parts:
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.folder / f"{name}.tmp"
         self._form.write(partial, self._identity, records)
-        put_in_place(partial, self.folder / name)
+        put_in_place(partial, self.folder / name, durable=True)
 
     def take(self, name: str, chunks: Iterable[bytes]) -> None:
         """Write a part that another machine has made."""
         partial = self.folder / f"{name}.tmp"
         with partial.open("wb") as file:
             file.writelines(chunks)
-        put_in_place(partial, self.folder / name)
+        put_in_place(partial, self.folder / name, durable=True)
 
     def images_of(self, part: Path) -> Iterator[list[Record]]:
         """The images of a part, each with its records in order.
@@ -150,7 +151,7 @@ class Parts:
         images = (loaded(int(part))[place] for part, place in zip(part_of, place_of, strict=True))
         merged = self.folder / "merged.tmp"
         self._form.write(merged, self._identity, itertools.chain.from_iterable(images))
-        put_in_place(merged, self._file)
+        put_in_place(merged, self._file, durable=True)
 
 
 def _locked(path: Path) -> IO[bytes] | None:

@@ -4,12 +4,12 @@ Whatever is not `Html` is escaped, so that a file's or a class's name is shown a
 also forbids itself scripts and every address by its Content-Security-Policy.
 """
 
-import os
 from collections.abc import Iterable, Sequence
 from html import escape as escaped
 from pathlib import Path
 
 from resnet_infer.errors import UsageError
+from resnet_infer.files import replacing
 
 STYLE = """
 :root { color-scheme: light dark; --text: #1d2129; --soft: #5b6470; --back: #fff; --line: #d8dde4; --panel: #f4f6f9;
@@ -124,9 +124,5 @@ def check_page(path: Path) -> None:
 
 def write_page(path: Path, text: str) -> None:
     """Write a page whole or not at all. What is no text in a file's name is shown by its escape."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with replacing(path) as partial:
         partial.write_text(text, "utf-8", errors="backslashreplace")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

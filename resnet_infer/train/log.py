@@ -7,12 +7,16 @@ the iterations since the line before, or `{"kind": "test", "iteration", "test_er
 
 import json
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from resnet_infer.console import note
 from resnet_infer.errors import DataError
 from resnet_infer.files import replacing
-from resnet_infer.train.events import EventFile
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 FILE = "metrics.jsonl"
 CURVES = ("loss", "train_err", "lr", "images_per_s", "test_err")
@@ -28,22 +32,34 @@ class RunLog:
             partial.write_text("".join(f"{json.dumps(record)}\n" for record in kept), "utf-8")
         self.records: list[Mapping[str, Any]] = [*kept]
         self._file = path.open("a", encoding="utf-8")
-        self._events = EventFile(folder / "tensorboard", iteration)
+        self._events = _event_writer(folder / "tensorboard", iteration)
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Keep a record; readers see it at once."""
         self.records.append(record)
         self._file.write(f"{json.dumps(record)}\n")
         self._file.flush()
-        for name in CURVES:
-            if name in record:
-                self._events.add(name, record[name], record["iteration"])
-        self._events.flush()
+        if self._events:
+            for name in CURVES:
+                if name in record:
+                    self._events.add_scalar(name, record[name], record["iteration"])
+            self._events.flush()
 
     def close(self) -> None:
         """End the files."""
         self._file.close()
-        self._events.close()
+        if self._events:
+            self._events.close()
+
+
+def _event_writer(folder: Path, iteration: int) -> "SummaryWriter | None":
+    """A writer of TensorBoard's event files, which forget what came after `iteration`; None without TensorBoard."""
+    if find_spec("tensorboard") is None:
+        note("no TensorBoard events are written: `pip install 'resnet-infer[tensorboard]'` brings it")
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=iteration + 1)
 
 
 def read_metrics(folder: Path) -> Sequence[Mapping[str, Any]]:

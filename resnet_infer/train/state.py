@@ -7,7 +7,6 @@ A run's folder holds `state.pt` (the last checkpoint, everything a run needs to 
 
 import hashlib
 import io
-import os
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -52,10 +51,8 @@ class State:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """A file that is on the disk when this returns, whole; on an error the old one is still there."""
-    with replacing(path) as partial, partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    with replacing(path, durable=True) as partial:
+        partial.write_bytes(data)
 
 
 def save_state(folder: Path, state: State) -> None:

@@ -75,8 +75,8 @@ def test_eval_takes_a_timeout(run: Run, data: Path) -> None:
     [
         (("--image-timeout", "0"), "--image-timeout is in seconds, above 0; got 0"),
         (("--image-timeout", "nan"), "--image-timeout is in seconds, above 0; got nan"),
-        (("--image-timeout", "5", "--workers", "0"), "--image-timeout needs a process that decodes"),
-        (("--on-error", "ignore"), "--on-error 'ignore' is not one of fail, skip"),
+        (("--image-timeout", "5", "--workers", "0"), "--image-timeout needs a worker process that can be ended"),
+        (("--on-error", "ignore"), "'--on-error': 'ignore' is not one of fail, skip"),
     ],
 )
 @pytest.mark.parametrize("command", ["predict", "eval"])

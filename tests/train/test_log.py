@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,14 +19,17 @@ def fill(folder: Path, iterations: range, at: int = 0) -> None:
     metrics.close()
 
 
-def test_tensorboard_reads_the_events(tmp_path: Path) -> None:
+def events_of(folder: Path) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    return EventAccumulator(str(folder / "tensorboard")).Reload()
+
+
+def test_tensorboard_reads_the_events(tmp_path: Path) -> None:
     fill(tmp_path, range(1, 300))
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
+    events = events_of(tmp_path)
     assert set(events.Tags()["scalars"]) == {"loss", "train_err", "lr", "test_err"}
     losses = events.Scalars("loss")
     assert [e.step for e in losses] == list(range(1, 300))
@@ -40,6 +44,7 @@ def test_what_came_after_the_checkpoint_is_dropped(tmp_path: Path) -> None:
     assert [r["iteration"] for r in read_metrics(tmp_path)] == [1, 2, 2, 3, 4, 4, 5, 6, 6, 7, 8, 8]
     fill(tmp_path, range(5, 7), at=4)
     assert [r["iteration"] for r in read_metrics(tmp_path)] == [1, 2, 2, 3, 4, 4, 5, 6, 6]
+    assert [(e.step, e.value) for e in events_of(tmp_path).Scalars("train_err")] == [(i, 90.0 - i) for i in range(1, 7)]
 
 
 def test_what_is_no_run(tmp_path: Path) -> None:
