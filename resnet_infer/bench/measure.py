@@ -125,15 +125,9 @@ def measure_network(
 
 
 def _measure(
-    backend: Backend,
-    needed: Sequence[ShapeWork],
-    batch_size: int,
-    native: int,
-    repeats: int,
-    seconds: float,
-    upload: bool,
+    backend: Backend, needed: Sequence[ShapeWork], batch: int, native: int, repeats: int, seconds: float, upload: bool
 ) -> Timing:
-    steps = [_Step(backend, work, max(1, batch_size * native // (work.height * work.width)), upload) for work in needed]
+    steps = [_Step(backend, work, max(1, batch * native // (work.height * work.width)), upload) for work in needed]
     first = sum(step.first() for step in steps)
     shares = [step.work.tiles_per_image / step.batch * step.warm_up() for step in steps]
     total = sum(shares)
@@ -146,12 +140,12 @@ def _measure(
         with meter.running():
             times = [step.repeat(count) for step, count in zip(steps, counts, strict=True)]
         per_repeat.append(sum(t / step.batch * step.work.tiles_per_image for t, step in zip(times, steps, strict=True)))
-    images = max(1.0, batch_size / sum(work.passes_per_image for work in needed))
+    images = max(1.0, batch / sum(work.passes_per_image for work in needed))
     return Timing(
         images=images,
         seconds=tuple(images * each for each in per_repeat),
         first_run_s=first,
-        batch_size=batch_size,
+        batch_size=batch,
         latencies_ms=tuple(ms for step in steps for ms in step.latencies_ms),
         shapes=tuple(_by_shape(steps)),
         watts=meter.watts,

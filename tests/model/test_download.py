@@ -1,6 +1,7 @@
 """Published weights are fetched whole and right, or not at all."""
 
 import hashlib
+import os
 import threading
 import urllib.error
 import urllib.request
@@ -65,7 +66,10 @@ def test_the_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
 
 def test_a_file_is_fetched_once_and_kept_under_its_own_name(cache: Path, mirror: Path) -> None:
     (mirror / CARD.filename).write_bytes(CONTENT)
+    umask = os.umask(0o022)
     assert weights_file(CARD) == cache / CARD.filename
+    os.umask(umask)
+    assert (cache / CARD.filename).stat().st_mode & 0o777 == 0o644  # others on the machine may read it
     assert (cache / CARD.filename).read_bytes() == CONTENT
     assert kept(cache) == [CARD.filename]
     (mirror / CARD.filename).unlink()

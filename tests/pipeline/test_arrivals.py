@@ -1,8 +1,5 @@
 """Scores that add up on the device: the sums of one image at a time, and no more of them on the host than asked for."""
 
-import gc
-import multiprocessing
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,16 +11,14 @@ import torch
 from torch import Tensor
 
 from resnet_infer.backends.load import Model
-from resnet_infer.data.samples import Sample
 from resnet_infer.data.source import Memory, Source
-from resnet_infer.errors import BackendError, DataError
+from resnet_infer.errors import BackendError
 from resnet_infer.evaluation.evaluate import evaluate
 from resnet_infer.evaluation.predict import predict
 from resnet_infer.model.resnet import ResNet
 from resnet_infer.pipeline import arrivals
 from resnet_infer.pipeline.arrivals import SLOTS, Arrivals
 from resnet_infer.pipeline.batching import reduce_map
-from resnet_infer.pipeline.loader import Crew
 from resnet_infer.pipeline.loading import Loading
 from resnet_infer.pipeline.render import render
 from resnet_infer.pipeline.score import Member, score, score_groups
@@ -219,95 +214,3 @@ def test_groups_of_several_models_are_their_single_images(model: Model, source: 
     for group in grouped:
         for index, probs_PK in zip(group.indices, group.values[0], strict=True):
             torch.testing.assert_close(probs_PK, single[index], rtol=0, atol=1e-5)
-
-
-# worker processes that outlive a pass
-
-
-def pids() -> set[int]:
-    return {process.pid or 0 for process in multiprocessing.active_children()}
-
-
-def test_a_crew_is_the_same_for_every_pass_and_gone_afterwards(model: Model, source: Source) -> None:
-    alone = [evaluate([Member(model, (protocol,))], source, loading=Loading(workers=0))[0] for protocol in MIXED[:3]]
-    seen: set[int] = set()
-    with Crew(source) as crew:
-        for protocol, row in zip(MIXED[:3] * 2, alone * 2, strict=True):
-            (ours,) = evaluate([Member(model, (protocol,))], source, crew=crew, loading=Loading(workers=2))
-            assert (ours.top1_errors, ours.top5_errors) == (row.top1_errors, row.top5_errors)
-            assert len(pids()) == 2
-            seen |= pids()
-        assert len(seen) == 2
-        list(score([Member(model, tuple(MIXED[:1]))], source, indices=[3], crew=crew, loading=Loading(workers=1)))
-        assert len(pids()) == 1
-    assert pids() == set()
-
-
-def test_a_pass_that_is_left_early_ends_its_crew_which_then_starts_anew(model: Model, source: Source) -> None:
-    with Crew(source) as crew:
-        results = score([Member(model, tuple(MIXED[:1]))], source, crew=crew, loading=Loading(workers=2, batch_size=1))
-        next(results)
-        with pytest.raises(RuntimeError, match="one pass at a time"):
-            next(score([Member(model, tuple(MIXED[:1]))], source, crew=crew, loading=Loading(workers=2)))
-        with pytest.raises(RuntimeError, match="one pass at a time"):
-            next(score([Member(model, tuple(MIXED[:1]))], source, crew=crew, loading=Loading(workers=1)))
-        assert next(results).error == ""
-        results.close()  # type: ignore[attr-defined]
-        assert pids() == set()
-        assert (
-            len(list(score([Member(model, tuple(MIXED[:1]))], source, crew=crew, loading=Loading(workers=2)))) == COUNT
-        )
-        assert len(pids()) == 2
-    assert pids() == set()
-
-
-def test_an_error_leaves_no_processes(model: Model, images: list[Picture], encode: Callable[..., bytes]) -> None:
-    broken = Memory("broken", [("0", encode(images[0])), *((str(n), b"broken") for n in range(1, 40))])
-    broken.samples = [replace(sample, label=f"class {n % 10}") for n, sample in enumerate(broken.samples)]
-    with pytest.raises(DataError, match="39 of 40"):
-        evaluate([Member(model, tuple(MIXED[:1]))], broken, loading=Loading(workers=2))
-    assert pids() == set()
-
-
-def test_workers_that_die_between_passes_are_replaced_however_many(model: Model, source: Source) -> None:
-    with Crew(source) as crew:
-        list(score([Member(model, tuple(MIXED[:1]))], source, crew=crew, loading=Loading(workers=8)))
-        for process in multiprocessing.active_children():
-            process.kill()
-            process.join()
-        found = list(score([Member(model, tuple(MIXED[:1]))], source, crew=crew, loading=Loading(workers=8)))
-    assert [result.error for result in found] == [""] * COUNT
-
-
-class Collecting(Memory):
-    """A source whose reader collects garbage, as any Python process does now and then."""
-
-    def read(self, sample: Sample) -> Any:
-        gc.collect()
-        return super().read(sample)
-
-
-class Finalized:
-    """As an object of CUDA, which only the process that made it may end."""
-
-    def __init__(self, log: Path) -> None:
-        self.log, self.itself = log, self
-
-    def __del__(self) -> None:
-        with self.log.open("a") as file:
-            file.write(f"{os.getpid()}\n")
-
-
-def test_a_worker_does_not_finalize_what_its_parent_left(model: Model, images: list[Picture], tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    source = Collecting("collecting", [("0", images[0]), ("1", images[1])])
-    gc.disable()
-    try:
-        Finalized(log)  # garbage at once, which a collection would end
-        list(score([Member(model, tuple(MIXED[:1]))], source, loading=Loading(workers=1)))
-        assert not log.exists()
-        assert gc.get_freeze_count() == 0
-    finally:
-        gc.enable()
-    gc.collect()
-    assert log.read_text() == f"{os.getpid()}\n"

@@ -58,18 +58,11 @@ def reference(naive: Any, small_net: ResNet) -> Any:
     return naive(small_net)
 
 
-def scores(
-    model: Model,
-    protocols: Sequence[Protocol],
-    source: Source,
-    indices: Sequence[int] | None = None,
-    **loading: Any,
-) -> Tensor:
+def scores(model: Model, protocols: Sequence[Protocol], source: Source, indices: Any = None, **how: Any) -> Tensor:
     """(images, protocols, classes), in the source's order."""
-    members = [Member(model, tuple(protocols))]
-    found = score(members, source, indices=indices, loading=Loading(**loading))
+    found = score([Member(model, tuple(protocols))], source, indices=indices, loading=Loading(**how))
     results = {result.index: result.probs_PK for result in found}
-    assert sorted(results) == sorted(range(len(source.samples)) if indices is None else indices)
+    assert sorted(results) == sorted(indices or range(len(source.samples)))
     return torch.stack([probs_PK for _, probs_PK in sorted(results.items()) if probs_PK is not None])
 
 

@@ -79,16 +79,9 @@ def interrupt(model: Model, source: Source, file: Path, images: int, **options: 
         if len(seen) - 1 == images:
             raise Stop
 
-    recording = Recording(path=file, resume=True)
+    how = options | {"advance": advance, "loading": Loading(workers=0, batch_size=1)}
     with pytest.raises(Stop):
-        evaluate(
-            [Member(model, tuple(TESTS))],
-            source,
-            recording=recording,
-            advance=advance,
-            **options,
-            loading=Loading(workers=0, batch_size=1),
-        )
+        evaluate([Member(model, tuple(TESTS))], source, recording=Recording(path=file, resume=True), **how)
     return parts_of(file)
 
 

@@ -287,8 +287,7 @@ def test_the_command_names_no_flag_that_is_the_default() -> None:
 
 
 def test_the_file_of_the_record_passes_and_any_other_is_told_apart() -> None:
-    path = Path("net.engine")
-    check_file(FULL, path, 12345, "a" * 64)
+    check_file(FULL, path := Path("net.engine"), 12345, "a" * 64)
     with pytest.raises(ArtifactError, match=r"net\.engine: truncated: 12,344 of 12,345 bytes"):
         check_file(FULL, path, 12344, "c" * 64)
     for size in (12345, 12346):
