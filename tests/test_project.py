@@ -1,5 +1,6 @@
 """The repository keeps its own rules: layers, short files, a README whose commands exist."""
 
+import ast
 import re
 import shlex
 import subprocess
@@ -12,6 +13,7 @@ import typer
 from resnet_infer.cli.app import app
 
 ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PYTHON_FILES = sorted(p for folder in ("resnet_infer", "tests", "benchmarks") for p in (ROOT / folder).rglob("*.py"))
 
 
@@ -33,9 +35,10 @@ def test_modules_say_what_they_are() -> None:
 
 
 def readme_commands() -> list[list[str]]:
-    blocks = re.findall(r"```(?:sh|console)\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    texts = "\n".join(page.read_text("utf-8") for page in PAGES)
+    blocks = re.findall(r"```(?:sh|console)\n(.*?)```", texts, re.DOTALL)
     lines = [line.removeprefix("$ ") for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    return [shlex.split(line)[1:] for line in lines if line.startswith("resnet-infer ")]
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("resnet-infer ")]
 
 
 def test_every_readme_command_exists_with_its_flags() -> None:
@@ -49,8 +52,29 @@ def test_every_readme_command_exists_with_its_flags() -> None:
         assert given <= known, words
 
 
-def test_readme_names_files_that_exist() -> None:
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_link_to_files_that_exist(page: Path) -> None:
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")) if not link.startswith("http")]
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_readme_is_about_one_screen_and_links_to_every_page() -> None:
     text = (ROOT / "README.md").read_text("utf-8")
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")]
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    assert len(text.splitlines()) <= 80
+    assert all(f"(docs/{page.name})" in text for page in PAGES[1:])
+
+
+def test_the_root_of_the_package_has_few_modules() -> None:
+    modules = {path.name for path in (ROOT / "resnet_infer").glob("*.py")} - {"__init__.py", "__main__.py"}
+    assert modules == {"allocator.py", "console.py", "demo.py", "environment.py", "errors.py", "files.py"}
+
+
+def test_functions_take_few_parameters() -> None:
+    many = [
+        f"{path.name}: {node.name}"
+        for path in (ROOT / "resnet_infer").rglob("*.py")
+        if not path.name.endswith("_kernels.py")  # a kernel's parameters are Triton's
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef) and len(node.args.posonlyargs + node.args.args + node.args.kwonlyargs) > 12
+    ]
+    assert not many

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from markdown_it import MarkdownIt
 
-from benchmarks.readme import ROOT, updated
-from benchmarks.readme_section import BEGIN, END, NOTHING, benchmark_markdown, with_section
+from benchmarks.docs import ROOT, updated
+from benchmarks.speed_section import BEGIN, END, NOTHING, benchmark_markdown, with_section
 from resnet_infer.bench.rows import BenchRow, BenchRun, load_run
 from resnet_infer.errors import DataError
 from resnet_infer.report.benchmark.csv_file import benchmark_csv
@@ -207,7 +207,7 @@ def test_the_readme_section_has_the_best_rate_of_every_way(large: BenchRun) -> N
 
 
 def test_readme_is_what_the_committed_results_give() -> None:
-    text = (ROOT / "README.md").read_text("utf-8")
+    text = (ROOT / "docs" / "benchmarks.md").read_text("utf-8")
     assert updated(text, ROOT) == text
 
 
