@@ -101,7 +101,8 @@ def _flags_failed(error: Exception) -> None:
         near = difflib.get_close_matches(found[1], choices, n=1, cutoff=0.5)
         message = message[: found.start(2)] + ", ".join(choices) + (f". Nearest: {near[0]}" if near else "")
     context = getattr(error, "ctx", None)
-    remedy = f". See `{context.command_path} --help`" if context else ""
+    name = f"resnet-infer {context.info_name}" if context and context.parent else "resnet-infer"
+    remedy = f". See `{name} --help`"
     _fail(None, message.rstrip(".") + remedy, getattr(error, "exit_code", 2))
 
 
