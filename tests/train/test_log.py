@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from resnet_infer.errors import DataError
+from resnet_infer.train import log
 from resnet_infer.train.log import RunLog, read_metrics
 
 
@@ -53,3 +54,13 @@ def test_what_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('["a"]\n')
     with pytest.raises(DataError, match="not a run's metrics"):
         read_metrics(tmp_path)
+
+
+def test_without_tensorboard_the_metrics_are_kept_and_a_note_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(log, "find_spec", lambda name: None)
+    fill(tmp_path, range(1, 3))
+    assert [r["iteration"] for r in read_metrics(tmp_path)] == [1, 2, 2]
+    assert not (tmp_path / "tensorboard").exists()
+    assert capsys.readouterr().err.count("pip install 'resnet-infer[tensorboard]'") == 1
