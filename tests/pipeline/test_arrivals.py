@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from labelled import COUNT, MIXED, SIZES, Labelled, Picture
 from torch import Tensor
 
 from resnet_infer.backends.load import Model
-from resnet_infer.data.source import Memory, Source
+from resnet_infer.data.source import Source
 from resnet_infer.errors import BackendError
 from resnet_infer.evaluation.evaluate import evaluate
 from resnet_infer.evaluation.predict import predict
@@ -23,20 +24,7 @@ from resnet_infer.pipeline.loading import Loading
 from resnet_infer.pipeline.render import render
 from resnet_infer.pipeline.score import Member, score, score_groups
 from resnet_infer.spec.labels import Labels
-from resnet_infer.spec.protocols import Protocol, multi_scale, single_crop, ten_crop
-
-Picture = np.ndarray[Any, np.dtype[np.uint8]]
-SIZES = ((48, 60), (48, 60), (60, 48), (32, 32), (33, 70), (48, 61), (48, 60))
-MIXED = (single_crop(40, 32), ten_crop(41, 32), multi_scale((32, 41)), multi_scale((36,), average="gap"))
-COUNT = 3 * len(SIZES)
-
-
-class Labelled(Memory):
-    """Pictures in memory with classes in turns."""
-
-    def __init__(self, images: Sequence[Picture], classes: int) -> None:
-        super().__init__("labelled", [(str(number), image) for number, image in enumerate(images)])
-        self.samples = [replace(s, label=f"class {n % classes}") for n, s in enumerate(self.samples)]
+from resnet_infer.spec.protocols import Protocol, multi_scale, single_crop
 
 
 @pytest.fixture(scope="module")

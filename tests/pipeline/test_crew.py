@@ -3,15 +3,13 @@
 import gc
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from torch import Tensor
+from labelled import COUNT, MIXED, SIZES, Labelled, Picture
 
 from resnet_infer.backends.load import Model
 from resnet_infer.data.samples import Sample
@@ -19,26 +17,10 @@ from resnet_infer.data.source import Memory, Source
 from resnet_infer.errors import DataError
 from resnet_infer.evaluation.evaluate import evaluate
 from resnet_infer.model.resnet import ResNet
-from resnet_infer.pipeline.batching import reduce_map
 from resnet_infer.pipeline.loader import Crew
 from resnet_infer.pipeline.loading import Loading
-from resnet_infer.pipeline.render import render
 from resnet_infer.pipeline.score import Member, score
 from resnet_infer.spec.labels import Labels
-from resnet_infer.spec.protocols import Protocol, multi_scale, single_crop, ten_crop
-
-Picture = np.ndarray[Any, np.dtype[np.uint8]]
-SIZES = ((48, 60), (48, 60), (60, 48), (32, 32), (33, 70), (48, 61), (48, 60))
-MIXED = (single_crop(40, 32), ten_crop(41, 32), multi_scale((32, 41)), multi_scale((36,), average="gap"))
-COUNT = 3 * len(SIZES)
-
-
-class Labelled(Memory):
-    """Pictures in memory with classes in turns."""
-
-    def __init__(self, images: Sequence[Picture], classes: int) -> None:
-        super().__init__("labelled", [(str(number), image) for number, image in enumerate(images)])
-        self.samples = [replace(s, label=f"class {n % classes}") for n, s in enumerate(self.samples)]
 
 
 @pytest.fixture(scope="module")
@@ -56,21 +38,6 @@ def model(small_net: ResNet, model_of: Callable[..., Model]) -> Model:
     return model_of(small_net, Labels(names=tuple(f"class {k}" for k in range(10))))
 
 
-def one_at_a_time(model: Model, protocols: Sequence[Protocol], images: Sequence[Picture]) -> Tensor:
-    """(N, P, K): every view of every image rendered, run and added by itself."""
-    sums_NPK = torch.zeros(len(images), len(protocols), model.manifest.spec.classes, dtype=torch.float64)
-    for sums_PK, image in zip(sums_NPK, images, strict=True):
-        x_CHW = torch.from_numpy(image).permute(2, 0, 1)
-        for sums_K, protocol in zip(sums_PK, protocols, strict=True):
-            for view in protocol.views(*image.shape[:2]):
-                (tile_HWC,) = render(x_CHW, [view.tile])
-                tile_HWC = tile_HWC.flip(1) if view.mirrored else tile_HWC
-                scores_1Khw = model.backend.run(tile_HWC.permute(2, 0, 1)[None].contiguous(), protocol.head)
-                sums_K += reduce_map(scores_1Khw, protocol.average)[0].double() * view.weight
-    return sums_NPK.float()
-
-
-@pytest.mark.parametrize("batch_size", [1, 2, 5, 64])
 def pids() -> set[int]:
     return {process.pid or 0 for process in multiprocessing.active_children()}
 
