@@ -231,7 +231,7 @@ def test_predictions_that_do_not_belong_together_are_refused(
     for changed, words in (
         ({"data_sha256": "22"}, "different data"),
         ({"classes": 11}, "10 classes"),
-        ({"labels": [*NAMES[:-1], "yak"]}, "'jay' is no class"),
+        ({"labels": [*NAMES[:-1], "yak"]}, "'jay' is not a class"),
         ({"labels": None}, ""),
     ):
         second = kept(tmp_path / "b.jsonl", b, B[:1], source, full=False, **changed)

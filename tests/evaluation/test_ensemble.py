@@ -150,7 +150,7 @@ def test_what_is_no_ensemble_is_refused(
     tmp_path: Path,
 ) -> None:
     other = model_of(random_net("resnet20"), Labels(names=(*NAMES[:-1], "yak")))
-    with pytest.raises(UsageError, match="'jay' is no class"):
+    with pytest.raises(UsageError, match="'jay' is not a class"):
         evaluate([members[0], Member(other, FIRST)], source)
     with pytest.raises(UsageError, match="--predictions records one model"):
         evaluate(members, source, recording=Recording(path=tmp_path / "x.jsonl"))

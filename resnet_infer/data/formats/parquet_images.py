@@ -199,7 +199,7 @@ class _reporting:  # noqa: N801, reads as a with statement
         if isinstance(error, DataError):
             raise DataError(f"{self.path}: {error}") from error
         if isinstance(error, (pa.ArrowException, OSError, StopIteration, ValueError, UnicodeDecodeError)):
-            raise DataError(f"{self.path}: not a readable ParquetImages file ({error})") from error
+            raise DataError(f"{self.path}: not a readable Parquet file ({error})") from error
 
 
 def _pyarrow() -> None:

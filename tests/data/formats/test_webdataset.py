@@ -96,7 +96,7 @@ def test_what_is_wrong_with_a_shard_names_it(tmp_path: Path) -> None:
         open_source(f"{tmp_path}/a-{{0..2}}.tar")
     with pytest.raises(DataError, match="no file matches"):
         open_source(f"{tmp_path}/b-*.tar")
-    with pytest.raises(DataError, match="is no range"):
+    with pytest.raises(DataError, match="is not a range"):
         open_source(f"{tmp_path}/a-{{5..2}}.tar")
     with pytest.raises(DataError, match="more than 100,000 files"):
         open_source(f"{tmp_path}/{{0..9999}}{{0..9999}}.tar")
