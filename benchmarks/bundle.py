@@ -57,7 +57,7 @@ def add(run: Path, models: Path, key: str) -> None:
 
 def read(folder: Path) -> Bundled:
     """The checkpoint in a folder; raises CheckpointError if its weights have no manifest."""
-    _, manifest = read_file(folder / WEIGHTS)
+    _, manifest, _ = read_file(folder / WEIGHTS)
     if manifest is None:
         raise CheckpointError(f"{folder / WEIGHTS}: has no manifest; train it with resnet-infer")
     recipe = Recipe.from_dict(read_toml(folder / saved.RECIPE))

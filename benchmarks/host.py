@@ -36,7 +36,7 @@ from resnet_infer.evaluation.evaluate import evaluate
 from resnet_infer.pipeline import loader
 from resnet_infer.pipeline.loader import CHUNK
 from resnet_infer.pipeline.loading import Loading
-from resnet_infer.pipeline.packing import pack, prepare
+from resnet_infer.pipeline.packing import How, pack, prepare
 from resnet_infer.pipeline.score import Member
 from resnet_infer.spec.architectures import spec_from_name
 from resnet_infer.spec.labels import Labels
@@ -236,7 +236,7 @@ def _blocks(protocol: Protocol, case: Case) -> dict[int, tuple[torch.Tensor, lis
     for first in range(0, case.images, CHUNK):
         at = first % DISTINCT
         if first == at:
-            chunk = [prepare(n, partial(images.__getitem__, n), (protocol,), "nothing") for n in range(at, at + CHUNK)]
+            chunk = [prepare(n, partial(images.__getitem__, n), How((protocol,))) for n in range(at, at + CHUNK)]
             blocks[at] = pack(chunk, lambda size: torch.empty(size, dtype=torch.uint8))
         block, records = blocks[at]
         blocks[first] = block, [replace(record, index=first + place) for place, record in enumerate(records)]

@@ -8,18 +8,18 @@ from resnet_infer.files import replacing
 from resnet_infer.spec.engine_manifest import EngineRecord, check_file, record_path
 
 
-def read_engine(path: Path) -> tuple[EngineRecord, bytes]:
+def read_engine(path: Path, *, verify: bool = True) -> tuple[EngineRecord, bytes]:
     """An engine's manifest and its plan, known to belong together.
 
     Raises UsageError if the file is missing, ArtifactError if its manifest is, or if the plan is truncated or another.
     """
-    record = read_record(path)
+    record = read_record(path, verify=verify)
     plan = path.read_bytes()
     check_file(record, path, len(plan), hashlib.sha256(plan).hexdigest())
     return record, plan
 
 
-def read_record(path: Path) -> EngineRecord:
+def read_record(path: Path, *, verify: bool = True) -> EngineRecord:
     """The manifest beside an engine; raises UsageError without the engine, ArtifactError without a valid manifest."""
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
@@ -31,7 +31,7 @@ def read_record(path: Path) -> EngineRecord:
             f"{path}: its manifest {beside.name} is not beside it or cannot be read; an engine is used with the "
             "manifest that `resnet-infer export --to tensorrt` wrote"
         ) from error
-    return EngineRecord.from_json(text, str(beside))
+    return EngineRecord.from_json(text, str(beside), verify=verify)
 
 
 def write_engine(record: EngineRecord, plan: bytes, path: Path) -> None:

@@ -26,6 +26,8 @@ class Model:
     backend: Backend
     file: Path | None = None
     """What it was read from; None for one that was made in memory."""
+    sha256: str = ""
+    """Of the very bytes that were loaded, those of external weights included; empty for one made in memory."""
     overrides: Overrides | None = None
     """What the user said over what the file says."""
 
@@ -82,7 +84,12 @@ def open_model(
         autocast=options.autocast,
     )
     return Model(
-        name=checkpoint.name, manifest=checkpoint.manifest, backend=running, file=checkpoint.file, overrides=overrides
+        name=checkpoint.name,
+        manifest=checkpoint.manifest,
+        backend=running,
+        file=checkpoint.file,
+        sha256=checkpoint.sha256,
+        overrides=overrides,
     )
 
 
@@ -95,11 +102,14 @@ def _wrong_backend(model: str, own: str, asked: str) -> str:
 
 
 def _open_onnx(path: Path, device: str, precision: str | None, overrides: Overrides, options: RunOptions) -> Model:
-    from resnet_infer.backends.onnx_file import load_graph, manifest_of
+    from resnet_infer.backends.onnx_file import file_bytes, files_beside, load_graph, manifest_of, model_sha256
     from resnet_infer.backends.onnx_layers import file_precision, read_layers
     from resnet_infer.backends.ort import OrtBackend
 
-    proto = load_graph(path)
+    data = file_bytes(path)
+    proto = load_graph(path, data)
+    beside = files_beside(proto, path)
+    digest = model_sha256(data, beside)
     manifest, layers = manifest_of(proto, path, overrides), read_layers(proto)
     if manifest.head:
         check_claim(manifest.precision, layers, manifest.kept_float, str(path))
@@ -115,14 +125,17 @@ def _open_onnx(path: Path, device: str, precision: str | None, overrides: Overri
     if options.provider == "tensorrt" and not options.profiles:
         use = protocol_of_head(manifest.head or "pooled", manifest.spec, manifest.preprocessing)
         options = replace(options, profiles=profiles_for(use, manifest.spec, BatchRange()))
-    return Model(name=path.name, manifest=manifest, backend=OrtBackend(path, manifest, device, options), file=path)
+    running = OrtBackend(path, manifest, device, options, data=None if beside else data)
+    if beside and model_sha256(file_bytes(path), beside) != digest:
+        raise ArtifactError(f"{path}: it or its weights were replaced while it was opened; open it again")
+    return Model(name=path.name, manifest=manifest, backend=running, file=path, sha256=digest)
 
 
 def _open_engine(path: Path, device: str, precision: str | None, overrides: Overrides, options: RunOptions) -> Model:
     from resnet_infer.backends.engine_file import read_engine
     from resnet_infer.backends.trt import TensorRTBackend
 
-    record, plan = read_engine(path)
+    record, plan = read_engine(path, verify=overrides.verify)
     if overrides.arch and overrides.arch != record.manifest.spec.name:
         raise UsageError(f"{path}: its manifest says {record.manifest.spec.name}; --arch cannot change it")
     if precision and precision != record.manifest.precision:
@@ -136,4 +149,4 @@ def _open_engine(path: Path, device: str, precision: str | None, overrides: Over
     backend = TensorRTBackend(
         path.name, replace(record, manifest=manifest), plan, device, cuda_graph=options.cuda_graph
     )
-    return Model(name=path.name, manifest=manifest, backend=backend, file=path)
+    return Model(name=path.name, manifest=manifest, backend=backend, file=path, sha256=record.sha256)

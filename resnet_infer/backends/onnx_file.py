@@ -1,11 +1,15 @@
 """The manifest of an ONNX file: its own, or, for a file from elsewhere, the one the user's flags make."""
 
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
+from onnx.external_data_helper import uses_external_data
 
 from resnet_infer.errors import ArtifactError, UsageError
+from resnet_infer.files import sha256_of
 from resnet_infer.model.checkpoints import Overrides, native_preprocessing
 from resnet_infer.spec import manifest as manifests
 from resnet_infer.spec.architectures import spec_from_name
@@ -13,23 +17,77 @@ from resnet_infer.spec.labels import default_labels
 from resnet_infer.spec.manifest import Manifest
 
 
-def load_graph(path: Path) -> onnx.ModelProto:
-    """The model without its external data, if any; raises UsageError or ArtifactError if it is no ONNX file."""
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file")
+def load_graph(path: Path, data: bytes | None = None) -> onnx.ModelProto:
+    """The model without its external data, if any; raises UsageError or ArtifactError if it is no ONNX file.
+
+    `data` are the file's bytes where they have been read.
+    """
     try:
-        proto = onnx.load(path, load_external_data=False)
-    except (DecodeError, OSError, ValueError) as error:
+        proto = onnx.load_model_from_string(file_bytes(path) if data is None else data)
+    except (DecodeError, ValueError) as error:
         raise ArtifactError(f"{path}: not an ONNX file, or damaged; export or download it again") from error
     if not proto.graph.node:
         raise ArtifactError(f"{path}: not an ONNX file, or an empty one; export or download it again")
     return proto
 
 
-def stored_manifest(proto: onnx.ModelProto, where: str) -> Manifest | None:
+def file_bytes(path: Path) -> bytes:
+    """Raises UsageError or ArtifactError if it cannot be read."""
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def files_beside(proto: onnx.ModelProto, path: Path) -> list[Path]:
+    """The files that hold weights of the graph read from `path`, in order of their names."""
+    names = {
+        entry.value
+        for tensor in proto.graph.initializer
+        if uses_external_data(tensor)
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    return [path.parent / name for name in sorted(names)]
+
+
+def model_sha256(data: bytes, beside: Sequence[Path]) -> str:
+    """SHA-256, in hex, of an ONNX file's bytes; with weights in other files, of the hashes of all of them."""
+    own = hashlib.sha256(data).hexdigest()
+    try:
+        others = [sha256_of(file) for file in beside]
+    except OSError as error:
+        raise ArtifactError(f"{error.filename}: cannot be read ({error.strerror or error})") from error
+    return hashlib.sha256("".join((own, *others)).encode()).hexdigest() if others else own
+
+
+def stored_manifest(proto: onnx.ModelProto, where: str, *, verify: bool = True) -> Manifest | None:
     """The manifest in `metadata_props`; None if there is none."""
     texts = [prop.value for prop in proto.metadata_props if prop.key == manifests.KEY]
-    return Manifest.from_json(texts[0], where) if texts else None
+    return Manifest.from_json(texts[0], where, verify=verify) if texts else None
+
+
+def graph_sha256(proto: onnx.ModelProto) -> str:
+    """SHA-256, in hex, of a graph's operators, their attributes and its weights, whatever else is in the file.
+
+    Of weights in files beside it, only where they are is in it.
+    """
+    digest = hashlib.sha256()
+    graph = proto.graph
+    for part in (*graph.node, *graph.initializer, *graph.input, *graph.output):
+        digest.update(part.SerializeToString(deterministic=True))
+    return digest.hexdigest()
+
+
+def check_graph(proto: onnx.ModelProto, manifest: Manifest, where: str) -> None:
+    """Raise ArtifactError if a graph is not the one that its manifest was written for."""
+    if manifest.weights_sha256 and manifest.weights_sha256 != graph_sha256(proto):
+        raise ArtifactError(
+            f"{where}: its graph is not the one that it was written with (the checksum differs): damaged, or changed "
+            f"by another tool; copy or export it again {manifests.UNVERIFIED}"
+        )
 
 
 def manifest_of(proto: onnx.ModelProto, path: Path, overrides: Overrides) -> Manifest:
@@ -37,8 +95,10 @@ def manifest_of(proto: onnx.ModelProto, path: Path, overrides: Overrides) -> Man
 
     Raises ArtifactError naming the flags that are missing.
     """
-    stored = stored_manifest(proto, str(path))
+    stored = stored_manifest(proto, str(path), verify=overrides.verify)
     if stored:
+        if overrides.verify:
+            check_graph(proto, stored, str(path))
         if overrides.arch and overrides.arch != stored.spec.name:
             raise UsageError(f"{path}: its manifest says {stored.spec.name}; --arch {overrides.arch} cannot change it")
         return overrides.applied_to(stored, str(path))

@@ -39,8 +39,19 @@ MAX_GRAPHS = 16
 class OrtBackend:
     """An ONNX file on one device; serves the head it was exported with."""
 
-    def __init__(self, path: Path, manifest: Manifest, device: str = "auto", options: RunOptions | None = None) -> None:
-        """Raises what `open_session` does, and ArtifactError if the graph does not fit its manifest."""
+    def __init__(
+        self,
+        path: Path,
+        manifest: Manifest,
+        device: str = "auto",
+        options: RunOptions | None = None,
+        *,
+        data: bytes | None = None,
+    ) -> None:
+        """`data` are the file's bytes, which then need not be what it holds by now.
+
+        Raises what `open_session` does, and ArtifactError if the graph does not fit its manifest.
+        """
         options = options or RunOptions()
         if device == "auto" and options.provider:
             device = "cpu" if options.provider == "cpu" else "cuda"
@@ -54,6 +65,7 @@ class OrtBackend:
             path,
             self.device,
             precision=manifest.precision,
+            data=data,
             channels_last=channels_last,
             stream=self._own.handle if self._own else 0,
         )

@@ -49,11 +49,12 @@ def open_session(
     options: RunOptions,
     precision: Precision = "fp32",
     *,
+    data: bytes | None = None,
     channels_last: bool = False,
     sides: Mapping[str, int] | None = None,
     stream: int = 0,
 ) -> ort.InferenceSession:
-    """Open the file on this device and provider; `sides` fixes symbolic dimensions of its input, by their names.
+    """Open the file, or its bytes, on this device and provider; `sides` fixes symbolic dimensions of its input by name.
 
     On a GPU it runs on the CUDA stream of handle `stream`, which must outlive it; on streams of its own for 0.
     Raises ArtifactError if the file is no ONNX model, OutOfMemory if its weights do not fit, BackendError if the
@@ -81,7 +82,7 @@ def open_session(
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     try:
         session = ort.InferenceSession(
-            path, settings, providers=provider_settings(kind, device, options, channels_last, stream)
+            data or path, settings, providers=provider_settings(kind, device, options, channels_last, stream)
         )
     except Exception as error:  # onnxruntime raises its own kinds, which it does not export
         if ran_out_of_memory(error):

@@ -4,13 +4,16 @@ A source lists its samples once, in columns, and reads one at a time. Sources tr
 names and offsets, never a position in an open file.
 """
 
+import hashlib
+import zlib
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resnet_infer.data.samples import Chosen, Sample, Strings
+from resnet_infer.errors import DataError
 
 Pixels = NDArray[np.uint8]
 """(height, width, 3), RGB."""
@@ -41,6 +44,39 @@ class Source(Protocol):
         ...
 
 
+class Stamp(NamedTuple):
+    """What is known of an image's bytes without reading them, to notice that they are others than before."""
+
+    size: int = -1
+    """In bytes, of the encoded image; -1 where only reading it would tell."""
+    mark: int = 0
+    """A signed 64-bit number that changes when the bytes do: a checksum, or when they were written."""
+
+
+@runtime_checkable
+class Stamped(Protocol):
+    """A source that knows something of its images' bytes without reading them; most do."""
+
+    def stamp(self, sample: Sample) -> Stamp:
+        """Raises OSError or DataError."""
+        ...
+
+
+def stamp_of(source: Source, sample: Sample) -> Stamp:
+    """What the source knows of an image's bytes; nothing for one that knows nothing, or an image that is not there."""
+    try:
+        return source.stamp(sample) if isinstance(source, Stamped) else Stamp()
+    except (OSError, DataError):
+        return Stamp()
+
+
+def content_hash(image: bytes | Pixels) -> str:
+    """The first 32 hex digits of the SHA-256 of an image's bytes, or of its shape and pixels."""
+    if isinstance(image, bytes):
+        return hashlib.sha256(image).hexdigest()[:32]
+    return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()[:32]
+
+
 class Memory:
     """Images whose bytes are already here."""
 
@@ -55,6 +91,16 @@ class Memory:
         """The bytes or pixels given."""
         image: bytes | Pixels = self._images[sample.key]
         return image
+
+    def stamp(self, sample: Sample) -> Stamp:
+        """Their checksum."""
+        return stamp_of_bytes(self._images[sample.key])
+
+
+def stamp_of_bytes(image: bytes | Pixels) -> Stamp:
+    """Of an image that is in memory."""
+    data = image if isinstance(image, bytes) else image.tobytes()
+    return Stamp(len(data), zlib.crc32(data))
 
 
 class Joined:
@@ -73,6 +119,11 @@ class Joined:
         index, own = sample.key
         return self._sources[index].read(own)
 
+    def stamp(self, sample: Sample) -> Stamp:
+        """What the sample's own source knows."""
+        index, own = sample.key
+        return stamp_of(self._sources[index], own)
+
 
 class Subset:
     """Some images of a source, in the order of the given positions."""
@@ -87,6 +138,10 @@ class Subset:
     def read(self, sample: Sample) -> bytes | Pixels:
         """What the source reads."""
         return self._source.read(sample)
+
+    def stamp(self, sample: Sample) -> Stamp:
+        """What the source knows."""
+        return stamp_of(self._source, sample)
 
 
 def _part_and_sample(part: int, within: int, sample: Sample) -> tuple[int, Sample]:

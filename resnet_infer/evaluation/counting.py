@@ -4,6 +4,7 @@ Shapes: N images, P protocols of all members, Q rows with the ensemble's, K clas
 """
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,7 +15,9 @@ from resnet_infer.evaluation.ensemble import Ensemble
 from resnet_infer.evaluation.tally import Tally, records_of, records_without
 from resnet_infer.evaluation.verdicts import judged, verdicts_of
 from resnet_infer.pipeline.arrivals import Finished
+from resnet_infer.pipeline.packing import ImageRecord
 from resnet_infer.pipeline.transfer import send
+from resnet_infer.predictions.listing import Listing
 from resnet_infer.predictions.recorder import Recorder
 
 
@@ -30,7 +33,9 @@ class Counting:
         *,
         real: Sequence[Collection[int]] | None = None,
         recorder: Recorder | None = None,
+        listing: Listing | None = None,
     ) -> None:
+        """`recorder` and `listing` go together: records say what was scored, and how it was listed."""
         self._ensemble = ensemble
         self._samples = samples
         self._truth = truth
@@ -38,6 +43,13 @@ class Counting:
         self._tallies = tallies
         self._real = real
         self._recorder = recorder
+        self._listing = listing
+        self._content: dict[int, str] = {}
+        """Hashes of the images that are on their way."""
+
+    def see(self, record: ImageRecord) -> None:
+        """Take note of what an image is, before it is scored."""
+        self._content[record.index] = record.content
 
     def judge(self, indices: Sequence[int], probs_NPK: Tensor) -> tuple[Tensor, ...]:
         """See `arrivals.Reduce`: the columns of `judged` (N, Q, C), and every probability where records keep them."""
@@ -63,7 +75,10 @@ class Counting:
             probs_NQK = probabilities[0] if probabilities else None
             protocols = self._ensemble.protocols
             for records in records_of(indices, self._samples, truth_N.tolist(), protocols, verdicts, probs_NQK):
-                self._recorder.add(records)
+                index = records[0].index
+                mark = int(self._listing.marks_N[index]) if self._listing else 0
+                known = {"content_sha256": self._content.pop(index, ""), "source_mark": mark}
+                self._recorder.add([replace(record, **known) for record in records])  # type: ignore[arg-type]
 
     def _lose(self, index: int, error: str) -> None:
         for tally in self._tallies:

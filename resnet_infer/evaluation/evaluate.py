@@ -28,6 +28,7 @@ from resnet_infer.pipeline.loading import DEFAULT, Loading
 from resnet_infer.pipeline.packing import Offload
 from resnet_infer.pipeline.score import Member, score_groups
 from resnet_infer.predictions.identity import identity_of
+from resnet_infer.predictions.listing import Earlier, Listing, check_same_content, listing_of
 from resnet_infer.predictions.recorder import Recorder, Recording
 from resnet_infer.predictions.records import TOP_K
 from resnet_infer.spec.protocols import Protocol
@@ -90,17 +91,34 @@ def evaluate(
     failure: ResnetInferError | None = None
     rows: list[EvalRow] = []
     with ExitStack() as stack:
-        recorder = _recorder(members, source, loading.offload, recording, group)
-        if recorder:
+        listing = listing_of(source) if recording or group.world > 1 else None
+        recorder = _recorder(members, source, listing, loading.offload, recording, group) if listing else None
+        if recorder and listing:
             stack.callback(recorder.close)
+            earlier = Earlier(source, listing)
             for some in recorder.earlier():
+                earlier.add(some)
                 for protocol, tally in zip(protocols, tallies, strict=True):
                     tally.add_records([record for record in some if record.protocol == protocol.name])
+            changed: ResnetInferError | None = None
+            try:
+                earlier.check(recorder.path)
+            except ResnetInferError as error:
+                changed = error
+            group.settle(changed)
         there = recorder.images_there if recorder else 0
         todo = group.share(recorder.missing() if recorder else range(len(source.samples)))
         loading = _share_of_workers(loading, len(todo), members[0].model, group)
-        counting = Counting(ensemble, source.samples, truth, tallies, real=real, recorder=recorder)
-        results = score_groups(members, source, reduce=counting.judge, indices=todo, loading=loading, crew=crew)
+        counting = Counting(ensemble, source.samples, truth, tallies, real=real, recorder=recorder, listing=listing)
+        results = score_groups(
+            members,
+            source,
+            reduce=counting.judge,
+            indices=todo,
+            loading=loading,
+            crew=crew,
+            seen=counting.see if recorder else None,
+        )
         roll = RollCall(group, advance, remedy=SILENT)
         advance(there)
         begun = time.perf_counter()
@@ -144,16 +162,15 @@ def evaluate(
 def _recorder(
     members: Sequence[Member],
     source: Source,
+    listing: Listing,
     offload: Offload,
     recording: Recording | None,
     group: Processes,
 ) -> Recorder | None:
     """Where records go, if anywhere; raises ProcessError if the processes see different things."""
-    if not recording and group.world == 1:
-        return None
     probabilities = recording is not None and recording.probabilities
     identities = [
-        identity_of(member.model, member.protocols, source, offload=offload, probabilities=probabilities)
+        identity_of(member.model, member.protocols, source, listing, offload=offload, probabilities=probabilities)
         for member in members
     ]
     failure: ProcessError | None = None
@@ -166,6 +183,7 @@ def _recorder(
                 f"{'; '.join(differing) or 'the number of models'}; give all of them the same model, data and flags"
             )
     group.settle(failure)
+    check_same_content(group, source, listing)
     return Recorder(recording, identities[0], group) if recording else None
 
 

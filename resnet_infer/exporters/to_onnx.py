@@ -15,6 +15,7 @@ import onnx
 
 from resnet_infer import __version__
 from resnet_infer.backends.load import Model
+from resnet_infer.backends.onnx_file import graph_sha256
 from resnet_infer.backends.onnx_layers import read_layers
 from resnet_infer.backends.pytorch import TorchBackend
 from resnet_infer.data.source import Source
@@ -126,5 +127,6 @@ def check_request(head: str, precision: str, quantization: Quantization | None) 
 
 
 def _write(proto: onnx.ModelProto, manifest: Manifest, path: Path) -> None:
+    manifest = replace(manifest, weights_sha256=graph_sha256(proto))
     onnx.helper.set_model_props(proto, {manifests.KEY: manifest.to_json()})
     onnx.save(proto, path)

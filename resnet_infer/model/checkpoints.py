@@ -1,7 +1,10 @@
 """Checkpoints: weights with their architecture, preprocessing, labels and origin, loaded without running code."""
 
 import argparse
+import hashlib
+import io
 import itertools
+import json
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,8 +17,9 @@ from torch import Tensor
 
 from resnet_infer.console import note
 from resnet_infer.errors import CheckpointError, UsageError
-from resnet_infer.files import replacing, sha256_of
+from resnet_infer.files import replacing
 from resnet_infer.model.adapters import StateDict, conform, read_architecture, unwrap
+from resnet_infer.model.digest import tensors_sha256
 from resnet_infer.model.download import weights_file
 from resnet_infer.spec import manifest as manifests
 from resnet_infer.spec.architectures import ModelSpec, spec_from_name
@@ -36,6 +40,8 @@ class Overrides:
     mean: Triple | None = None
     std: Triple | None = None
     labels: Labels | None = None
+    verify: bool = True
+    """Whether checksums in the file must be right."""
 
     def applied_to(self, manifest: Manifest, where: str) -> Manifest:
         """The manifest with these values; raises UsageError if the class count does not fit."""
@@ -64,6 +70,8 @@ class Checkpoint:
     state_dict: Mapping[str, Tensor]
     file: Path | None = None
     """What it was read from; None for one that was made in memory."""
+    sha256: str = ""
+    """Of the very bytes that were read, whatever the file holds since."""
 
 
 def is_checkpoint_file(model: str) -> bool:
@@ -88,20 +96,26 @@ def load_checkpoint(model: str, overrides: Overrides | None = None) -> Checkpoin
         )
     card = published(model)
     path = weights_file(card)
-    spec, state_dict = _network(unwrap(_load_pickle(path), model), overrides.arch or card.architecture, model)
+    data = _bytes_of(path)
+    spec, state_dict = _network(unwrap(_load_pickle(data, path), model), overrides.arch or card.architecture, model)
+    digest = hashlib.sha256(data).hexdigest()
+    if not digest.startswith(card.sha256_prefix):
+        raise CheckpointError(f"{path}: was replaced while it was opened; open it again")
     manifest = Manifest(
         spec=spec,
         preprocessing=card.preprocessing,
         labels=imagenet1k(),
         source=model,
-        source_sha256=sha256_of(path),
+        source_sha256=digest,
     )
-    return Checkpoint(name=model, manifest=overrides.applied_to(manifest, model), state_dict=state_dict, file=path)
+    manifest = overrides.applied_to(manifest, model)
+    return Checkpoint(name=model, manifest=manifest, state_dict=state_dict, file=path, sha256=digest)
 
 
 def save_checkpoint(path: Path, state_dict: Mapping[str, Tensor], manifest: Manifest) -> None:
     """Write weights and manifest as safetensors; the file appears whole or not at all."""
     tensors = {k: v.detach().cpu().contiguous() for k, v in state_dict.items()}
+    manifest = replace(manifest, weights_sha256=tensors_sha256(tensors))
     with replacing(path) as partial:
         safetensors.torch.save_file(tensors, partial, metadata={manifests.KEY: manifest.to_json()})
 
@@ -109,7 +123,7 @@ def save_checkpoint(path: Path, state_dict: Mapping[str, Tensor], manifest: Mani
 def _from_file(path: Path, overrides: Overrides) -> Checkpoint:
     if not path.is_file():
         raise UsageError(f"{path}: no such file; give a weights file, or a key that `resnet-infer models` lists")
-    tensors, manifest = read_file(path)
+    tensors, manifest, digest = read_file(path, verify=overrides.verify)
     if manifest and not overrides.arch:
         spec, state_dict = manifest.spec, conform(tensors, manifest.spec, str(path))
     else:
@@ -120,33 +134,52 @@ def _from_file(path: Path, overrides: Overrides) -> Checkpoint:
             preprocessing=_assumed_preprocessing(spec, overrides, path),
             labels=default_labels(spec.classes, spec.stem),
             source=path.name,
-            source_sha256=sha256_of(path),
+            source_sha256=digest,
         )
     manifest = overrides.applied_to(replace(manifest, spec=spec), str(path))
-    return Checkpoint(name=path.name, manifest=manifest, state_dict=state_dict, file=path)
+    return Checkpoint(name=path.name, manifest=manifest, state_dict=state_dict, file=path, sha256=digest)
 
 
-def read_file(path: Path) -> tuple[StateDict, Manifest | None]:
-    """The tensors of a weights file under our names, and its manifest if it is one of ours."""
+def read_file(path: Path, *, verify: bool = True) -> tuple[StateDict, Manifest | None, str]:
+    """The tensors of a weights file under our names, its manifest if it is one of ours, and the SHA-256 of its bytes.
+
+    All three are of the same bytes, even if the file is replaced meanwhile. Raises CheckpointError or ArtifactError,
+    with `verify` also where checksums in the file are wrong.
+    """
+    data = _bytes_of(path)
+    digest = hashlib.sha256(data).hexdigest()
     if path.suffix.lower() in PICKLED:
-        return unwrap(_load_pickle(path), str(path)), None
+        return unwrap(_load_pickle(data, path), str(path)), None, digest
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
-    except (OSError, safetensors.SafetensorError) as error:
+        tensors = safetensors.torch.load(data)
+        length = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
+    except (OSError, ValueError, AttributeError, RecursionError, safetensors.SafetensorError) as error:
         raise CheckpointError(
             f"{path}: not a safetensors file, or damaged ({error}); download or save it again"
         ) from error
     text = metadata.get(manifests.KEY)
-    return unwrap(tensors, str(path)), Manifest.from_json(text, str(path)) if text else None
+    manifest = Manifest.from_json(text, str(path), verify=verify) if text else None
+    if verify and manifest and manifest.weights_sha256 not in ("", tensors_sha256(tensors)):
+        raise CheckpointError(
+            f"{path}: its weights are not those that it was saved with (the checksum differs): damaged, or changed by "
+            f"another tool; copy or save it again {manifests.UNVERIFIED}"
+        )
+    return unwrap(tensors, str(path)), manifest, digest
 
 
-def _load_pickle(path: Path) -> object:
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _load_pickle(data: bytes, path: Path) -> object:
     # torchvision's own training script stores its argparse.Namespace, which is plain data.
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
-            loaded: object = torch.load(path, map_location="cpu", weights_only=True)
+            loaded: object = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
             return loaded
     except pickle.UnpicklingError as error:
         if "nsupported" in str(error) and (wanted := _global_in(str(error))):

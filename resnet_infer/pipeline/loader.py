@@ -14,7 +14,7 @@ from torch import Tensor
 from resnet_infer.data.source import Source
 from resnet_infer.errors import OutOfMemory
 from resnet_infer.pipeline.loading import IMAGE_TIMEOUT_S
-from resnet_infer.pipeline.packing import Chunk, ImageRecord, Offload, Prepared, Rendered, pack, prepare, unpack
+from resnet_infer.pipeline.packing import Chunk, How, ImageRecord, Offload, Prepared, Rendered, pack, prepare, unpack
 from resnet_infer.pipeline.transfer import Upload
 from resnet_infer.pipeline.worker import Allocate, Made, Task
 from resnet_infer.pipeline.workers import Pool
@@ -28,8 +28,6 @@ PIXELS = 2**27
 """Of images that are in one go; a chunk that has more goes alone."""
 FEW = 64
 """Up to so many images, starting worker processes costs more than it gains."""
-
-How = tuple[tuple[Protocol, ...], Offload]
 
 
 def auto_workers(images: int, device: str, guarded: bool = False) -> int:
@@ -112,16 +110,18 @@ def load_chunks(
     image_timeout_s: float = IMAGE_TIMEOUT_S,
     *,
     offload: Offload = "nothing",
+    hashed: bool = False,
     upload: Upload | None = None,
 ) -> Generator[Chunk, None, None]:
     """The images of `indices` in order, several at a time.
 
     In worker processes, an image that crashes its decoder or takes longer than `image_timeout_s` is a record too.
-    `workers` of 0 works in this process, without that guard. `upload` takes a block of bytes to the device, where
+    `workers` of 0 works in this process, without that guard. `hashed` has the records hold a hash of each image's
+    bytes. `upload` takes a block of bytes to the device, where
     tiles are cut and what is `offload`ed is done. Raises DataError if worker processes cannot be kept alive,
     OutOfMemory if the device has no room for the images.
     """
-    how = tuple(protocols), offload
+    how = How(tuple(protocols), offload, hashed)
     upload = upload or Upload(torch.device("cpu"))
     size = max(1, min(CHUNK, -(-len(indices) // max(1, 2 * workers))))
     if workers:
@@ -132,7 +132,7 @@ def load_chunks(
     with closing(tasks):
         while some := list(_so_many(tasks, at_once)):
             try:
-                chunk = unpack([_with_lost(task) for task in some], how[0], upload)
+                chunk = unpack([_with_lost(task) for task in some], how.protocols, upload)
             except torch.OutOfMemoryError as error:
                 raise OutOfMemory(
                     f"{upload.device} has no room for the next images beside the network; give a smaller --batch-size, "
@@ -183,8 +183,8 @@ class _Chunks:
         prepared = []
         for item in items:
             begin(item)
-            prepared.append(self._prepared(item, *how))
+            prepared.append(self._prepared(item, how))
         return pack(prepared, allocate)
 
-    def _prepared(self, index: int, protocols: tuple[Protocol, ...], offload: Offload) -> Prepared:
-        return prepare(index, lambda: self.source.read(self.source.samples[index]), protocols, offload)
+    def _prepared(self, index: int, how: How) -> Prepared:
+        return prepare(index, lambda: self.source.read(self.source.samples[index]), how)

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from resnet_infer.data.source import Pixels
+from resnet_infer.data.source import Pixels, content_hash
 from resnet_infer.errors import DataError
 from resnet_infer.pipeline.decode import decode, decode_jpegs, jpeg_header
 from resnet_infer.pipeline.render import distinct_tiles, layouts, regions, render
@@ -26,6 +26,15 @@ Offload = Literal["nothing", "rendering", "decoding"]
 Form = Literal["regions", "image", "jpeg"]
 TOGETHER = 2**26
 """Pixels of images that are rendered in one go at most; a larger image goes alone. Resizing on a GPU is in floats."""
+
+
+class How(NamedTuple):
+    """What is made of every image of a pass."""
+
+    protocols: tuple[Protocol, ...]
+    offload: Offload = "nothing"
+    hashed: bool = False
+    """Whether a hash of its bytes is taken, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +76,8 @@ class ImageRecord:
     start: int = 0
     """Of its first byte there."""
     error: str = ""
+    content: str = ""
+    """`content_hash` of the image's bytes, where it was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +88,17 @@ class Prepared:
     parts: Sequence[Tensor] = ()
 
 
-def prepare(
-    index: int, read: Callable[[], bytes | Pixels], protocols: tuple[Protocol, ...], offload: Offload
-) -> Prepared:
+def prepare(index: int, read: Callable[[], bytes | Pixels], how: How) -> Prepared:
     """Do a worker's share of the work on one image; with no protocols, decode it to see whether that can be done."""
+    protocols, offload = how.protocols, how.offload
+    content = ""
     try:
         data = read()
+        if how.hashed:
+            content = content_hash(data)
         if offload == "decoding" and isinstance(data, bytes) and protocols and (size := jpeg_header(data)):
             part = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-            return Prepared(ImageRecord(index, size, "jpeg", len(data)), (part,))
+            return Prepared(ImageRecord(index, size, "jpeg", len(data), content=content), (part,))
         x_CHW = decode(data)
         height, width = x_CHW.shape[1:]
         parts = [x_CHW.permute(1, 2, 0)] if protocols else []
@@ -96,7 +109,8 @@ def prepare(
         return Prepared(ImageRecord(index, error=error.strerror or str(error)))
     except DataError as error:
         return Prepared(ImageRecord(index, error=str(error)))
-    return Prepared(ImageRecord(index, (height, width), form, sum(part.numel() for part in parts)), parts)
+    length = sum(part.numel() for part in parts)
+    return Prepared(ImageRecord(index, (height, width), form, length, content=content), parts)
 
 
 def pack(images: Sequence[Prepared], allocate: Callable[[int], Tensor]) -> tuple[Tensor, list[ImageRecord]]:

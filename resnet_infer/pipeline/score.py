@@ -7,7 +7,7 @@ them need is run once.
 Shapes: B tiles, C is 3, H and W pixels, K classes, h and w positions of the score map, P protocols.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import TypeVar
@@ -22,6 +22,7 @@ from resnet_infer.pipeline.arrivals import Arrivals, Finished, Reduce, everythin
 from resnet_infer.pipeline.batching import Batcher
 from resnet_infer.pipeline.loader import Crew, auto_workers, load_chunks
 from resnet_infer.pipeline.loading import DEFAULT, Loading
+from resnet_infer.pipeline.packing import ImageRecord
 from resnet_infer.pipeline.transfer import Upload
 from resnet_infer.spec.protocols import Protocol
 from resnet_infer.spec.shapes import range_for
@@ -81,11 +82,13 @@ def score_groups(
     indices: Sequence[int] | None = None,
     loading: Loading = DEFAULT,
     crew: Crew | None = None,
+    seen: Callable[[ImageRecord], object] | None = None,
 ) -> Generator[Finished, None, None]:
     """`score` for many images at a time: those that one batch finished, reduced to what is wanted of them.
 
     `reduce` is given the probabilities of each group on the device that the models run on, and only what it returns
-    travels to the host. An image that could not be read comes alone.
+    travels to the host. An image that could not be read comes alone. `seen` is called with the record of every image
+    before it is scored, a hash of its bytes in it.
     """
     for member in members:
         for protocol in member.protocols:
@@ -105,11 +108,21 @@ def score_groups(
         pixels = (loading.batch_size or DEFAULT_BATCH[device.type, spec.stem]) * spec.native_size**2
         batchers.append(Batcher(member.model.backend, member.protocols, protocols, first, arrivals, pixels))
         first += len(member.protocols)
-    upload = Upload(device)
     with ExitStack() as stack:
-        own = crew or stack.enter_context(Crew(source))
-        loaded = load_chunks(own, protocols, indices, workers, loading.limit_s, offload=loading.offload, upload=upload)
+        loaded = load_chunks(
+            crew or stack.enter_context(Crew(source)),
+            protocols,
+            indices,
+            workers,
+            loading.limit_s,
+            offload=loading.offload,
+            hashed=seen is not None,
+            upload=Upload(device),
+        )
         for chunk in stack.enter_context(closing(loaded)):
+            if seen:
+                for record in chunk.records:
+                    seen(record)
             for number, error in chunk.errors.items():
                 yield Finished(indices=[chunk.records[number].index], error=error)
             for group in chunk.groups:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from resnet_infer.errors import DataError, UsageError
+from resnet_infer.predictions.checks import as_utf8, check_of, contradiction
 from resnet_infer.predictions.records import KEY, Identity, Record
 
 BATCH = 4096
@@ -63,7 +64,8 @@ class JsonLines:
             header = json.loads(first[1])[KEY] if first else None
         except (ValueError, KeyError, TypeError, RecursionError):
             header = None
-        return Identity.from_json(json.dumps(header), str(path)), self._records(path, lines)
+        identity = Identity.from_json(json.dumps(header), str(path))
+        return identity, self._records(path, lines, identity)
 
     @staticmethod
     def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -77,11 +79,11 @@ class JsonLines:
             raise UsageError(f"{path}: no such file") from error
 
     @staticmethod
-    def _records(path: Path, lines: Iterator[tuple[int, bytes]]) -> Iterator[Record]:
+    def _records(path: Path, lines: Iterator[tuple[int, bytes]], identity: Identity) -> Iterator[Record]:
         for number, line in lines:
             try:
-                yield _record(json.loads(line))
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+                yield _record(json.loads(line), identity)
+            except _MALFORMED as error:
                 raise DataError(f"{path}: line {number} is not a record ({error})") from error
 
 
@@ -117,14 +119,15 @@ class Parquet:
             header = self._parquet.read_schema(path).metadata or {}
         except (self._arrow.ArrowException, OSError) as error:
             raise DataError(f"{path}: no Parquet file, or damaged ({error})") from error
-        return Identity.from_json(header.get(KEY.encode(), b"null"), str(path)), self._records(path)
+        identity = Identity.from_json(header.get(KEY.encode(), b"null"), str(path))
+        return identity, self._records(path, identity)
 
-    def _records(self, path: Path) -> Iterator[Record]:
+    def _records(self, path: Path, identity: Identity) -> Iterator[Record]:
         try:
             with self._parquet.ParquetFile(path) as file:
                 for batch in file.iter_batches(BATCH):
-                    yield from (_record(values) for values in batch.to_pylist())
-        except (self._arrow.ArrowException, OSError, TypeError, KeyError, ValueError, AttributeError) as error:
+                    yield from (_record(values, identity) for values in batch.to_pylist())
+        except (self._arrow.ArrowException, OSError, *_MALFORMED) as error:
             raise DataError(f"{path}: damaged ({error})") from error
 
     def schema(self, probabilities: bool) -> Any:
@@ -141,21 +144,22 @@ class Parquet:
             ("top_classes", a.list_(a.int32())),
             ("top_probs", a.list_(a.float32())),
             ("error", a.string()),
+            ("content_sha256", a.string()),
+            ("source_mark", a.int64()),
+            ("check", a.uint32()),
         ]
         return a.schema([*columns, ("probs", a.list_(a.float32()))] if probabilities else columns)
 
     def table(self, records: list[Record], schema: Any) -> Any:
         """Records as columns."""
-        columns = {name: [getattr(record, name) for record in records] for name in schema.names if name != "probs"}
+        own = [name for name in schema.names if name not in ("check", "probs")]
+        columns: dict[str, list[Any]] = {name: [getattr(record, name) for record in records] for name in own}
         for name in ("name", "label", "error"):
-            columns[name] = [_utf8(text) for text in columns[name]]
+            columns[name] = [as_utf8(text) for text in columns[name]]
+        columns["check"] = [check_of(record) for record in records]
         if "probs" in schema.names:
             columns["probs"] = [record.probs_K for record in records]
         return self._arrow.Table.from_pydict(columns, schema=schema)
-
-
-def _utf8(text: str | None) -> str | None:
-    return None if text is None else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _values(record: Record) -> dict[str, Any]:
@@ -163,28 +167,41 @@ def _values(record: Record) -> dict[str, Any]:
     values: dict[str, Any] = {
         "index": record.index,
         "protocol": record.protocol,
-        "name": _utf8(record.name),
-        "label": _utf8(record.label),
+        "name": as_utf8(record.name),
+        "label": as_utf8(record.label),
         "truth": record.truth,
         "rank": record.rank,
         "truth_prob": None if record.truth_prob is None else float(f"{record.truth_prob:.9g}"),
         "top_classes": list(record.top_classes),
         "top_probs": [float(f"{prob:.9g}") for prob in record.top_probs],
-        "error": _utf8(record.error),
+        "error": as_utf8(record.error),
+        "content_sha256": record.content_sha256,
+        "source_mark": record.source_mark,
+        "check": check_of(record),
     }
     if record.probs_K is not None:
         values["probs"] = [float(f"{prob:.9g}") for prob in record.probs_K.tolist()]
     return values
 
 
-def _record(values: dict[str, Any]) -> Record:
+_MALFORMED = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
+
+
+def _record(values: dict[str, Any], identity: Identity) -> Record:
+    """Raises one of `_MALFORMED` for a record that is none, is not the one that was written, or cannot be true."""
     probs = values.pop("probs", None)
     truth_prob = values.pop("truth_prob")
-    return Record(
+    check = values.pop("check", None)  # earlier releases wrote none
+    record = Record(
         **values | {"top_classes": tuple(values["top_classes"])} | {"top_probs": _float32(values["top_probs"])},
         truth_prob=None if truth_prob is None else float(np.float32(truth_prob)),
         probs_K=None if probs is None else np.asarray(probs, np.float32),
     )
+    if check is not None and check != check_of(record):
+        raise ValueError("its checksum differs")
+    if reason := contradiction(record, identity):
+        raise ValueError(reason)
+    return record
 
 
 def _float32(values: list[float]) -> tuple[float, ...]:

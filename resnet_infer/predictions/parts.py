@@ -3,21 +3,21 @@
 Parts have the form of the file and are named `SESSION-RANK-NUMBER`. Each holds all records of each of its images.
 """
 
+import contextlib
 import itertools
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resnet_infer.console import note
-from resnet_infer.errors import DataError, UsageError
+from resnet_infer.errors import DataError, ResnetInferError, UsageError
 from resnet_infer.files import put_in_place
-from resnet_infer.predictions.files import format_of
+from resnet_infer.locks import Lock
+from resnet_infer.predictions.files import format_of, open_predictions
 from resnet_infer.predictions.records import Identity, Record
 
 OPEN_PARTS = 8
@@ -33,29 +33,25 @@ class Parts:
         self._file = file
         self._form = format_of(file)
         self._identity = identity
-        self._lock: IO[bytes] | None = None
+        self._lock: Lock | None = None
 
     def lock(self) -> None:
         """Make the folder, and keep other processes from writing it; UsageError if one does, or it cannot be made."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(self.folder / "lock")
-        except OSError as error:
-            raise UsageError(f"{self.folder}: cannot be written ({error.strerror or error})") from error
-        if self._lock is None:
-            raise UsageError(f"{self.folder}: another process is writing it; wait for its end")
+        self._lock = Lock(self.folder, f"{self.folder}: another process is writing it; wait for its end")
 
     def unlock(self) -> None:
-        """Let others write; what is there stays, and a folder without any part goes."""
+        """Let others write; what is there stays, and a folder with nothing in it goes."""
         if self._lock is not None:
-            if not self.paths():
-                self.remove()
-            self._lock.close()
+            self._lock.release()
             self._lock = None
+        with contextlib.suppress(OSError):  # it has parts, or is another's by now
+            self.folder.rmdir()
 
     def remove(self) -> None:
-        """Remove the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove all parts; the folder goes with the lock."""
+        self.sweep()
+        for path in self.paths():
+            path.unlink(missing_ok=True)
 
     def paths(self) -> list[Path]:
         """The whole parts, the oldest first."""
@@ -86,6 +82,8 @@ class Parts:
         partial = self.folder / f"{name}.tmp"
         with partial.open("wb") as file:
             file.writelines(chunks)
+            file.flush()
+            os.fsync(file.fileno())
         put_in_place(partial, self.folder / name, durable=True)
 
     def images_of(self, part: Path) -> Iterator[list[Record]]:
@@ -103,6 +101,16 @@ class Parts:
             if not 0 <= index < self._identity.images:
                 raise DataError(f"{part}: damaged: there is no image {index}")
             yield image
+
+    def merged(self) -> bool:
+        """Whether the file itself is there, whole, and of this evaluation: then parts are what a kill left behind."""
+        if not self._file.is_file():
+            return False
+        try:
+            found, records = open_predictions(self._file)
+            return not self._identity.differences(found) and sum(1 for _ in records) > 0
+        except (ResnetInferError, OSError):
+            return False
 
     def check(self, found: Identity, where: Path) -> None:
         """Raise UsageError, saying what differs, if records were made with something else."""
@@ -152,20 +160,3 @@ class Parts:
         merged = self.folder / "merged.tmp"
         self._form.write(merged, self._identity, itertools.chain.from_iterable(images))
         put_in_place(merged, self._file, durable=True)
-
-
-def _locked(path: Path) -> IO[bytes] | None:
-    """The file, locked until it is closed or this process dies; None if another has it. Not on Windows.
-
-    A lock of the process, not of the open file: decoding workers must not inherit it, since they live a little longer.
-    """
-    file = path.open("ab")
-    if os.name == "posix":
-        import fcntl
-
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()
-            return None
-    return file

@@ -7,6 +7,7 @@ index, the result takes FILE's place in one step, and the folder goes.
 Several processes write into one folder; where they have no common storage, their parts are handed over at the end.
 """
 
+import contextlib
 import itertools
 import time
 from array import array
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from resnet_infer.console import note
 from resnet_infer.distributed.group import Processes
-from resnet_infer.errors import ResnetInferError, UsageError
+from resnet_infer.errors import ProcessError, ResnetInferError, UsageError
 from resnet_infer.predictions.files import open_predictions
 from resnet_infer.predictions.parts import Parts
 from resnet_infer.predictions.records import Identity, Record
@@ -77,6 +78,9 @@ class Recorder:
     def _begin(self, resume: bool) -> None:
         self._parts.lock()
         parts = self._parts.paths()
+        if parts and self._parts.merged():
+            self._parts.remove()
+            parts = []
         if not resume and parts:
             raise UsageError(
                 f"{self._parts.folder}: holds an interrupted evaluation; continue with --resume, or remove it to start "
@@ -120,6 +124,11 @@ class Recorder:
 
     def _only_here(self, leaders: Sequence[str]) -> list[Path]:
         return [path for path in self._parts.paths() if self._group.leads or path.name not in leaders]
+
+    @property
+    def path(self) -> Path:
+        """The file that the records are to become."""
+        return self._path
 
     @property
     def images_there(self) -> int:
@@ -184,6 +193,8 @@ class Recorder:
                 failure = error
             self._group.settle(failure)
         self._parts.remove()
+        with contextlib.suppress(ProcessError):  # nobody removes what somebody begins when the lock is gone
+            self._group.gathered(None)
         self.close()
 
     def close(self) -> None:

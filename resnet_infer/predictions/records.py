@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_infer.errors import DataError
+from resnet_infer.spec.manifest import has_check, with_check
 
 KEY = "resnet_infer"
 FORMAT = 1
@@ -39,6 +40,10 @@ class Record:
     top_probs: Sequence[float] = ()
     error: str = ""
     """Why the image could not be read."""
+    content_sha256: str = ""
+    """The first 32 hex digits of the SHA-256 of the image's bytes as they were scored (`data.source.content_hash`)."""
+    source_mark: int = 0
+    """What the source said of the image without reading it, as when its file was written (`data.source.Stamp`)."""
     probs_K: NDArray[np.float32] | None = None
     """Every class's probability, where they were kept."""
 
@@ -70,7 +75,7 @@ class Identity:
     data: str
     """What the user called the data."""
     data_sha256: str
-    """Of every image's name below `data`, and its class, in order."""
+    """Of every image's name below `data`, its class and its size, in order."""
     images: int
     probabilities: bool
     """Whether records hold every class's probability."""
@@ -81,16 +86,19 @@ class Identity:
         return [protocol["name"] for protocol in self.protocols]
 
     def to_json(self) -> str:
-        """One line of JSON."""
-        return json.dumps({"format": FORMAT} | asdict(self))
+        """One line of JSON, a checksum of the rest in it."""
+        return json.dumps(with_check({"format": FORMAT} | asdict(self)))
 
     @classmethod
     def from_json(cls, text: str | bytes, where: str) -> "Identity":
         """The inverse of `to_json`; raises DataError naming `where` for anything malformed."""
         try:
             values = json.loads(text)
-            if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
+            if not isinstance(values, dict) or values.get("format") != FORMAT:
                 raise ValueError(f"this release reads format {FORMAT}")
+            if not has_check(values):
+                raise ValueError("its checksum differs")
+            values = {key: value for key, value in values.items() if key not in ("format", "check")}
             known = {column.name: values.pop(column.name) for column in fields(cls)}
             for name in ("classes", "images"):
                 if type(known[name]) is not int or known[name] < 0:
@@ -123,7 +131,7 @@ _COMPARED = {
     "offload": "where images are prepared",
     "protocols": "the protocols",
     "images": "the number of images",
-    "data_sha256": "the data's listing (sha256)",
+    "data_sha256": "the data's listing (sha256 of names, classes and sizes)",
     "probabilities": "whether all probabilities are kept",
     "release": "the release of resnet-infer",
 }

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from resnet_infer.errors import ArtifactError, UsageError
-from resnet_infer.spec.manifest import Manifest, checked_json
+from resnet_infer.spec.manifest import UNVERIFIED, Manifest, checked_json, has_check, with_check
 from resnet_infer.spec.precisions import Layer
 from resnet_infer.spec.shapes import ShapeRange
 
@@ -78,15 +78,20 @@ class EngineRecord:
             "manifest": self.manifest.to_dict(),
             "profiles": [profile.to_dict() for profile in self.profiles],
         }
-        return json.dumps({"resnet_infer_engine": VERSION} | values, indent=1) + "\n"
+        return json.dumps(with_check({"resnet_infer_engine": VERSION} | values), indent=1) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, where: str) -> "EngineRecord":
-        """Parse and validate; raises ArtifactError naming `where` for anything malformed."""
+    def from_json(cls, text: str, where: str, *, verify: bool = True) -> "EngineRecord":
+        """Parse and validate; raises ArtifactError naming `where` for anything malformed.
+
+        Without `verify` its checksum may be wrong.
+        """
         try:
             values = checked_json(text)
             if not isinstance(values, dict) or values.get("resnet_infer_engine") is not VERSION:
                 raise UsageError(f"it is not an engine manifest of version {VERSION}")
+            if not has_check(values) and verify:
+                raise UsageError(f"it was damaged or changed by hand: its checksum differs {UNVERIFIED}")
             if values["flavour"] not in get_args(Flavour):
                 raise UsageError(f"unknown flavour {values['flavour']!r}")
             if values["hardware_compatibility"] not in ("none", "ampere-plus", "same-compute-capability"):

@@ -3,6 +3,7 @@
 Stored as JSON under the key `resnet_infer` in safetensors metadata and in ONNX `metadata_props`.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ MAX_BYTES = 64 * 2**20
 MAX_DEPTH = 32
 MAX_TEXT = 2**16
 """Characters of one text."""
+UNVERIFIED = "(--no-verify uses it all the same)"
 MAX_VALUES = 4_000_000
 """A million classes have a name and an id each."""
 
@@ -48,6 +50,17 @@ def checked_json(text: str) -> Any:
     return values
 
 
+def with_check(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values and, under `check`, a checksum of them: the first 16 hex digits of the SHA-256 of their JSON."""
+    text = json.dumps({key: value for key, value in values.items() if key != "check"}, sort_keys=True)
+    return {**values, "check": hashlib.sha256(text.encode()).hexdigest()[:16]}
+
+
+def has_check(values: Mapping[str, Any]) -> bool:
+    """Whether the checksum is right, or there is none, as in what earlier releases wrote."""
+    return "check" not in values or with_check(values) == values
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """The record kept inside every artifact this package writes."""
@@ -60,6 +73,9 @@ class Manifest:
     """What the weights were read from: a checkpoint key or a file's name."""
     source_sha256: str = ""
     """SHA-256 of that file."""
+    weights_sha256: str = ""
+    """Of the weights in the file that has this manifest, by their values: `tensors_sha256` of a checkpoint,
+    `graph_sha256` of an ONNX file. Empty where none was taken."""
     head: Head | None = None
     """The head an exported graph ends in; None for plain weights, which serve both."""
     precision: Precision = "fp32"
@@ -92,6 +108,7 @@ class Manifest:
             "labels": self.labels.to_dict() if self.labels else None,
             "source": self.source,
             "source_sha256": self.source_sha256,
+            "weights_sha256": self.weights_sha256,
             "head": self.head,
             "precision": self.precision,
             "input": self.input,
@@ -103,20 +120,25 @@ class Manifest:
         }
 
     def to_json(self) -> str:
-        """One line of JSON."""
-        return json.dumps(self.to_dict(), sort_keys=True)
+        """One line of JSON, a checksum of the rest in it."""
+        return json.dumps(with_check(self.to_dict()), sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str, where: str) -> "Manifest":
-        """Parse and validate; raises ArtifactError naming `where` for anything malformed."""
+    def from_json(cls, text: str, where: str, *, verify: bool = True) -> "Manifest":
+        """Parse and validate; raises ArtifactError naming `where` for anything malformed.
+
+        Without `verify` its checksum may be wrong.
+        """
         try:
             values = checked_json(text)
             if not isinstance(values, dict):
                 raise UsageError("manifest is not a JSON object")
+            if not has_check(values) and verify:
+                raise UsageError(f"it was damaged or changed by hand: its checksum differs {UNVERIFIED}")
             if values.get("version") != VERSION:
                 raise UsageError(f"manifest version {values.get('version')!r}; this release reads version {VERSION}")
             values = (
-                dict[str, Any]({"input": "normalized", "quantization": {}, "gate": {}}) | values
+                dict[str, Any]({"input": "normalized", "quantization": {}, "gate": {}, "weights_sha256": ""}) | values
             )  # new since version 1
             for key, known in (("head", (None, *get_args(Head))), ("input", get_args(InputFormat))):
                 if values[key] not in known:
@@ -126,6 +148,7 @@ class Manifest:
             for key, kind in (
                 ("source", str),
                 ("source_sha256", str),
+                ("weights_sha256", str),
                 ("parity", dict),
                 ("quantization", dict),
                 ("gate", dict),
@@ -139,6 +162,7 @@ class Manifest:
                 labels=Labels.from_dict(values["labels"]) if values["labels"] else None,
                 source=values["source"],
                 source_sha256=values["source_sha256"],
+                weights_sha256=values["weights_sha256"],
                 head=values["head"],
                 precision=values["precision"],
                 input=values["input"],

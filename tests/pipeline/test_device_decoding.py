@@ -14,7 +14,7 @@ from torch import Tensor
 
 from resnet_infer.pipeline import decode as decoding
 from resnet_infer.pipeline.decode import decode_jpegs
-from resnet_infer.pipeline.packing import ImageRecord, pack, prepare, unpack
+from resnet_infer.pipeline.packing import How, ImageRecord, pack, prepare, unpack
 from resnet_infer.pipeline.transfer import Upload
 from resnet_infer.spec.protocols import single_crop
 
@@ -67,7 +67,7 @@ def packed() -> list[Packed]:
     """Three chunks as workers send them, in memory of the host."""
     chunks = []
     for first in (0, 6, 12):
-        some = [prepare(n, lambda n=n: jpeg(n), (single_crop(),), "decoding") for n in range(first, first + 6)]  # type: ignore[misc]
+        some = [prepare(n, lambda n=n: jpeg(n), How((single_crop(),), "decoding")) for n in range(first, first + 6)]  # type: ignore[misc]
         assert all(image.record.form == "jpeg" for image in some)
         chunks.append(pack(some, lambda size: torch.empty(size, dtype=torch.uint8)))
     return chunks

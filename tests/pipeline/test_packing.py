@@ -20,7 +20,7 @@ from resnet_infer.model.resnet import ResNet
 from resnet_infer.pipeline import loader, packing
 from resnet_infer.pipeline.loader import Crew, load_chunks
 from resnet_infer.pipeline.loading import Loading
-from resnet_infer.pipeline.packing import Offload, pack, prepare, unpack
+from resnet_infer.pipeline.packing import How, Offload, pack, prepare, unpack
 from resnet_infer.pipeline.render import distinct_tiles, in_regions, regions, render
 from resnet_infer.pipeline.score import Member, score
 from resnet_infer.pipeline.transfer import Upload
@@ -104,8 +104,8 @@ def test_images_whose_tiles_lie_alike_are_cut_together_and_come_in_their_order(
     """Centre crops lie alike in images of any size, corners and whole images in those of one."""
     sizes = [(40, 50), (60, 45), (40, 50), (61, 45), (60, 47), (40, 50), (60, 45)]
     images = [picture(*size, seed) for seed, size in enumerate(sizes)]
-    prepared = [prepare(10 + n, lambda image=image: image, protocols, "nothing") for n, image in enumerate(images)]
-    prepared.insert(3, prepare(99, lambda: b"broken", protocols, "nothing"))
+    prepared = [prepare(10 + n, lambda image=image: image, How(protocols)) for n, image in enumerate(images)]
+    prepared.insert(3, prepare(99, lambda: b"broken", How(protocols)))
     block, records = pack(prepared, lambda size: torch.empty(size, dtype=torch.uint8))
     chunk = unpack([(block, records)], protocols, Upload(torch.device("cpu")))
     found = list(chunk.images())

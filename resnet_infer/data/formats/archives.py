@@ -8,9 +8,10 @@ from pathlib import Path
 
 from resnet_infer.data.formats.byte_ranges import FileWindow, Stretch, Unpacked, Window
 from resnet_infer.data.formats.folders import ARCHIVE_SUFFIXES, Tree
-from resnet_infer.data.formats.tar_file import read_member, tar_members
+from resnet_infer.data.formats.tar_file import mark_of, read_member, tar_members
 from resnet_infer.data.formats.zip_file import MAX_BYTES, ZipEntry, ZipFile
 from resnet_infer.data.samples import Sample, Strings
+from resnet_infer.data.source import Stamp
 from resnet_infer.errors import DataError
 
 MAX_DEPTH = 3
@@ -32,7 +33,9 @@ class Archive:
         self._inside = 0
         self._in_memory: int | None = None
         tree = Tree(3)
-        self._list(tree, FileWindow(str(path)), "", str(path), 1)
+        file = FileWindow(str(path))
+        self._written_ns = file.written_ns
+        self._list(tree, file, "", str(path), 1)
         self.samples = tree.samples()
         self.left_out: Strings = tree.left_out
         for window in self._unpacked.values():
@@ -49,6 +52,16 @@ class Archive:
             raise DataError(f"claims {place[1]:,} bytes in the tar file, over the limit of {MAX_BYTES:,}")
         return read_member(archive, (place[0], place[1]))
 
+    def stamp(self, sample: Sample) -> Stamp:
+        """Of a zip's member the size and checksum in its directory; of a tar's the size, its header and the file's."""
+        number, offset, last = sample.key
+        archive = self._archives[number]
+        if isinstance(archive, ZipFile):
+            return Stamp(*divmod(last, 2**32))
+        if number in self._unpacked:  # the outer zip's checksum is of all that is in it
+            return Stamp(last, self._unpacked[number].crc)
+        return Stamp(last, mark_of(archive, offset, self._written_ns))
+
     def _list(self, tree: Tree, window: Window, prefix: str, where: str, depth: int) -> None:
         number = len(self._archives)
         if number >= MAX_ARCHIVES:
@@ -60,7 +73,9 @@ class Archive:
                 self._archives.append(archive)
                 for position, member in archive.members():
                     if not self._is_archive(member.name, where, depth):
-                        tree.add(prefix + member.name, (number, position, 0))
+                        tree.add(
+                            prefix + member.name, (number, position, min(member.size, 2**31 - 1) << 32 | member.crc)
+                        )
                     else:
                         inner.append((member.name, self._inner_window(archive, window, member, where)))
             else:
@@ -95,7 +110,7 @@ class Archive:
                 f"{where}/{member.name}: {member.size:,} bytes are too many to unpack in memory; store it uncompressed "
                 "(zip -0), or unpack the outer archive"
             )
-        return Unpacked(member.size, _Unpacking(archive, member))
+        return Unpacked(member.size, _Unpacking(archive, member), member.crc)
 
     def _let_go_of_all_but(self, number: int) -> None:
         """Keep one unpacked archive in memory: images come in the order of their archives."""

@@ -24,7 +24,8 @@ class FileWindow:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.size = os.stat(path).st_size
+        status = os.stat(path)
+        self.size, self.written_ns = status.st_size, status.st_mtime_ns
         self._file = -1
 
     def read_at(self, offset: int, count: int) -> bytes:
@@ -68,8 +69,10 @@ class Stretch:
 class Unpacked:
     """Bytes that are made when they are asked for, and can be let go of."""
 
-    def __init__(self, size: int, make: Callable[[], bytes]) -> None:
+    def __init__(self, size: int, make: Callable[[], bytes], crc: int) -> None:
         self.size = size
+        self.crc = crc
+        """As the outer archive says it, and `make` verifies."""
         self._make = make
         self._data: bytes | None = None
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from resnet_infer.data.samples import Sample
-from resnet_infer.data.source import Part, Pixels
+from resnet_infer.data.source import Part, Pixels, Stamp, stamp_of_bytes
 from resnet_infer.errors import DataError
 
 
@@ -59,6 +59,10 @@ class Cifar10:
         """The image's pixels."""
         pixels: Pixels = self._pixels[sample.key]
         return pixels
+
+    def stamp(self, sample: Sample) -> Stamp:
+        """The checksum of its pixels."""
+        return stamp_of_bytes(self._pixels[sample.key])
 
 
 class _PlainUnpickler(pickle.Unpickler):

@@ -14,6 +14,7 @@ from itertools import accumulate
 from typing import Any
 
 from resnet_infer.data.samples import LabelColumn, Lazy, Sample, Samples, Strings
+from resnet_infer.data.source import Stamp
 from resnet_infer.errors import DataError
 
 SUFFIX = ".parquet"
@@ -32,6 +33,7 @@ class ParquetImages:
         _pyarrow()
         self.name = name
         self._paths = tuple(paths)
+        self._marks: list[int] = []
         self._groups: list[tuple[int, int]] = []
         """(file, row group) in order."""
         rows: list[int] = []
@@ -41,6 +43,8 @@ class ParquetImages:
         names, labels = _RowNames(self._paths), LabelColumn()
         for number, path in enumerate(self._paths):
             with _reporting(path), _opened(path) as file:
+                status = os.stat(path)
+                self._marks.append(status.st_mtime_ns ^ status.st_size)
                 column, class_names = _layout(file)
                 self._columns.append(column)
                 if number and class_names != self.class_names:
@@ -69,6 +73,11 @@ class ParquetImages:
         if value is None:
             raise DataError("the row has no image")
         return value
+
+    def stamp(self, sample: Sample) -> Stamp:
+        """Of a row no more is known than when its file was written, and how long that is."""
+        number, _ = self._groups[bisect_right(self._ends, sample.key)]
+        return Stamp(mark=self._marks[number])
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_reading": None}
