@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_infer.data.samples import LabelColumn, Lazy, Sample
-from resnet_infer.data.source import Pixels, Source, Stamp, stamp_of
+from resnet_infer.data.source import Pixels, Source, mark_of
 from resnet_infer.errors import DataError, UsageError
 from resnet_infer.spec.labels import Labels, imagenet1k
 
@@ -43,9 +43,9 @@ class Relabelled:
         """What the source reads."""
         return self._source.read(sample)
 
-    def stamp(self, sample: Sample) -> Stamp:
+    def mark(self, sample: Sample) -> int:
         """What the source knows."""
-        return stamp_of(self._source, sample)
+        return mark_of(self._source, sample)
 
 
 class _Samples(Lazy[Sample]):

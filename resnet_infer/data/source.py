@@ -7,7 +7,7 @@ names and offsets, never a position in an open file.
 import hashlib
 import zlib
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,30 +44,27 @@ class Source(Protocol):
         ...
 
 
-class Stamp(NamedTuple):
-    """What is known of an image's bytes without reading them, to notice that they are others than before."""
-
-    size: int = -1
-    """In bytes, of the encoded image; -1 where only reading it would tell."""
-    mark: int = 0
-    """A signed 64-bit number that changes when the bytes do: a checksum, or when they were written."""
-
-
 @runtime_checkable
-class Stamped(Protocol):
+class Marked(Protocol):
     """A source that knows something of its images' bytes without reading them; most do."""
 
-    def stamp(self, sample: Sample) -> Stamp:
-        """Raises OSError or DataError."""
+    def mark(self, sample: Sample) -> int:
+        """A signed 64-bit number that changes when the image's bytes do: of their number and checksum, or of when they
+        were written. Raises OSError or DataError."""
         ...
 
 
-def stamp_of(source: Source, sample: Sample) -> Stamp:
-    """What the source knows of an image's bytes; nothing for one that knows nothing, or an image that is not there."""
+def mark_of(source: Source, sample: Sample) -> int:
+    """The source's mark of an image; 0 from a source that knows nothing, or for an image that is not there."""
     try:
-        return source.stamp(sample) if isinstance(source, Stamped) else Stamp()
+        return source.mark(sample) if isinstance(source, Marked) else 0
     except (OSError, DataError):
-        return Stamp()
+        return 0
+
+
+def mixed(*known: int) -> int:
+    """One mark of all that is known of an image's bytes."""
+    return int.from_bytes(hashlib.blake2b(repr(known).encode(), digest_size=8).digest(), "little", signed=True)
 
 
 def content_hash(image: bytes | Pixels) -> str:
@@ -92,15 +89,15 @@ class Memory:
         image: bytes | Pixels = self._images[sample.key]
         return image
 
-    def stamp(self, sample: Sample) -> Stamp:
-        """Their checksum."""
-        return stamp_of_bytes(self._images[sample.key])
+    def mark(self, sample: Sample) -> int:
+        """Of their checksum."""
+        return mark_of_bytes(self._images[sample.key])
 
 
-def stamp_of_bytes(image: bytes | Pixels) -> Stamp:
+def mark_of_bytes(image: bytes | Pixels) -> int:
     """Of an image that is in memory."""
     data = image if isinstance(image, bytes) else image.tobytes()
-    return Stamp(len(data), zlib.crc32(data))
+    return mixed(len(data), zlib.crc32(data))
 
 
 class Joined:
@@ -119,10 +116,10 @@ class Joined:
         index, own = sample.key
         return self._sources[index].read(own)
 
-    def stamp(self, sample: Sample) -> Stamp:
+    def mark(self, sample: Sample) -> int:
         """What the sample's own source knows."""
         index, own = sample.key
-        return stamp_of(self._sources[index], own)
+        return mark_of(self._sources[index], own)
 
 
 class Subset:
@@ -139,9 +136,9 @@ class Subset:
         """What the source reads."""
         return self._source.read(sample)
 
-    def stamp(self, sample: Sample) -> Stamp:
+    def mark(self, sample: Sample) -> int:
         """What the source knows."""
-        return stamp_of(self._source, sample)
+        return mark_of(self._source, sample)
 
 
 def _part_and_sample(part: int, within: int, sample: Sample) -> tuple[int, Sample]:

@@ -36,10 +36,9 @@ def as_utf8(text: str | None) -> str | None:
 def contradiction(record: Record, identity: Identity) -> str:
     """What cannot be true in a record; nothing if it can."""
     classes, truth = identity.classes, record.truth
-    for name in ("index", "truth", "rank", "source_mark"):
-        if type(getattr(record, name)) is not int and (
-            name in ("index", "source_mark") or getattr(record, name) is not None
-        ):
+    for name in ("index", "source_mark", "truth", "rank"):
+        value = getattr(record, name)
+        if type(value) is not int and not (value is None and name in ("truth", "rank")):
             return f"its {name} is no whole number"
     if truth is not None and not 0 <= truth < classes:
         return f"its true class is {truth}, of {classes}"
@@ -58,14 +57,16 @@ def contradiction(record: Record, identity: Identity) -> str:
         record.probs_K is not None and record.probs_K.shape != (classes,)
     ):
         return "it does not have the probabilities that the file says"
-    if None in (truth, record.rank, record.truth_prob):
-        return "it has no true class, rank or probability of that"
-    return _rank_contradiction(record)
+    known = [value is not None for value in (truth, record.rank, record.truth_prob)]
+    if any(known) and not all(known):
+        return "its true class, rank and probability of that are not all there"
+    return _rank_contradiction(record) if all(known) else ""
 
 
 def _rank_contradiction(record: Record) -> str:
     """A rank is how many classes score at least as much as the true one, which the best five tell or bound."""
-    assert record.rank is not None and record.truth_prob is not None
+    assert record.rank is not None
+    assert record.truth_prob is not None
     at_least = sum(prob >= record.truth_prob for prob in record.top_probs) - 1
     among = record.truth in record.top_classes
     known = record.truth_prob > record.top_probs[-1] or len(record.top_probs) < TOP_K

@@ -1,7 +1,7 @@
 """What a source says of its images without reading them, and whether they are still the images they were.
 
-Names, classes and sizes are the listing's identity: where they differ, so do the data. A mark, as the time a file was
-written, may differ though nothing else does; it says which images are worth reading again. Of the others a sample is
+Names and classes are the listing's identity: where they differ, so do the data. An image's mark may differ though its
+bytes do not, as when the data were copied; it says which images are worth reading again. Of the others a sample is
 read. What is compared is a hash of the bytes.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_infer.data.source import Source, content_hash, stamp_of
+from resnet_infer.data.source import Source, content_hash, mark_of
 from resnet_infer.distributed.group import Processes
 from resnet_infer.errors import DataError, ProcessError, UsageError
 from resnet_infer.predictions.records import Record
@@ -30,7 +30,7 @@ class Listing:
     """The images of a source as they are listed."""
 
     sha256: str
-    """Of every image's name, class and size in order. Names are those below what the user gave: the data may move."""
+    """Of every image's name and class in order. Names are those below what the user gave: the data may move."""
     marks_N: NDArray[np.int64]
 
     def sample(self, indices: Sequence[int]) -> list[int]:
@@ -39,14 +39,13 @@ class Listing:
 
 
 def listing_of(source: Source) -> Listing:
-    """Asks the source for every image's size and mark."""
+    """Asks the source for every image's mark."""
     digest = hashlib.sha256()
     marks_N = np.zeros(len(source.samples), np.int64)
     for index, sample in enumerate(source.samples):
-        stamp = stamp_of(source, sample)
         name = sample.name.removeprefix(source.name).lstrip("/\\")
-        digest.update(repr((name, sample.label, stamp.size)).encode("utf-8", "backslashreplace"))
-        marks_N[index] = stamp.mark
+        digest.update(repr((name, sample.label)).encode("utf-8", "backslashreplace"))
+        marks_N[index] = mark_of(source, sample)
     return Listing(digest.hexdigest(), marks_N)
 
 

@@ -43,7 +43,7 @@ class Record:
     content_sha256: str = ""
     """The first 32 hex digits of the SHA-256 of the image's bytes as they were scored (`data.source.content_hash`)."""
     source_mark: int = 0
-    """What the source said of the image without reading it, as when its file was written (`data.source.Stamp`)."""
+    """What the source said of the image without reading it, as when its file was written (`data.source.Marked`)."""
     probs_K: NDArray[np.float32] | None = None
     """Every class's probability, where they were kept."""
 
@@ -75,7 +75,7 @@ class Identity:
     data: str
     """What the user called the data."""
     data_sha256: str
-    """Of every image's name below `data`, its class and its size, in order."""
+    """Of every image's name below `data`, and its class, in order."""
     images: int
     probabilities: bool
     """Whether records hold every class's probability."""
@@ -131,7 +131,7 @@ _COMPARED = {
     "offload": "where images are prepared",
     "protocols": "the protocols",
     "images": "the number of images",
-    "data_sha256": "the data's listing (sha256 of names, classes and sizes)",
+    "data_sha256": "the data's listing (sha256)",
     "probabilities": "whether all probabilities are kept",
     "release": "the release of resnet-infer",
 }

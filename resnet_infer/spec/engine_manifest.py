@@ -90,8 +90,6 @@ class EngineRecord:
             values = checked_json(text)
             if not isinstance(values, dict) or values.get("resnet_infer_engine") is not VERSION:
                 raise UsageError(f"it is not an engine manifest of version {VERSION}")
-            if not has_check(values) and verify:
-                raise UsageError(f"it was damaged or changed by hand: its checksum differs {UNVERIFIED}")
             if values["flavour"] not in get_args(Flavour):
                 raise UsageError(f"unknown flavour {values['flavour']!r}")
             if values["hardware_compatibility"] not in ("none", "ampere-plus", "same-compute-capability"):
@@ -111,7 +109,7 @@ class EngineRecord:
             profiles = tuple(ShapeRange.from_dict(profile) for profile in values["profiles"])
             if not profiles:
                 raise UsageError("it has no profiles")
-            return cls(
+            record = cls(
                 manifest=Manifest.from_json(json.dumps(values["manifest"]), where),
                 flavour=values["flavour"],
                 version=values["version"],
@@ -128,8 +126,11 @@ class EngineRecord:
                 layers=layers,
                 kernels={str(kind): int(count) for kind, count in values["kernels"].items()},
             )
+            if verify and not has_check(values):
+                raise UsageError(f"it was damaged or changed by hand: its checksum differs {UNVERIFIED}")
         except (UsageError, KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
             raise ArtifactError(f"{where}: cannot be used as an engine's manifest: {error}; rebuild it") from error
+        return record
 
 
 def record_path(engine: Path) -> Path:

@@ -133,10 +133,9 @@ class Manifest:
             values = checked_json(text)
             if not isinstance(values, dict):
                 raise UsageError("manifest is not a JSON object")
-            if not has_check(values) and verify:
-                raise UsageError(f"it was damaged or changed by hand: its checksum differs {UNVERIFIED}")
             if values.get("version") != VERSION:
                 raise UsageError(f"manifest version {values.get('version')!r}; this release reads version {VERSION}")
+            stored = values
             values = (
                 dict[str, Any]({"input": "normalized", "quantization": {}, "gate": {}, "weights_sha256": ""}) | values
             )  # new since version 1
@@ -172,6 +171,8 @@ class Manifest:
                 gate=values["gate"],
                 extra=values["extra"],
             )
+            if verify and not has_check(stored):
+                raise UsageError(f"it was damaged or changed by hand: its checksum differs {UNVERIFIED}")
             if manifest.labels and len(manifest.labels.names) != manifest.spec.classes:
                 raise UsageError(f"{len(manifest.labels.names)} class names for {manifest.spec.classes} classes")
         except (UsageError, KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:

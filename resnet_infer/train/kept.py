@@ -3,7 +3,7 @@
 import numpy as np
 
 from resnet_infer.data.samples import Chosen, Sample
-from resnet_infer.data.source import Pixels, Source, Stamp, stamp_of
+from resnet_infer.data.source import Pixels, Source, mark_of
 from resnet_infer.pipeline.decode import decode
 
 
@@ -26,9 +26,9 @@ class Kept:
             self._pixels[position] = np.ascontiguousarray(decode(self._source.read(own)).permute(1, 2, 0).numpy())
         return self._pixels[position]
 
-    def stamp(self, sample: Sample) -> Stamp:
+    def mark(self, sample: Sample) -> int:
         """What the source knows."""
-        return stamp_of(self._source, sample.key[1])
+        return mark_of(self._source, sample.key[1])
 
 
 def _position_and_sample(part: int, position: int, sample: Sample) -> tuple[int, Sample]:

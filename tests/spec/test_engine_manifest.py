@@ -134,7 +134,7 @@ def test_the_file_is_plain_ascii_that_a_person_can_read() -> None:
     assert len(text.splitlines()) > 50
 
 
-@pytest.mark.parametrize("key", DOCUMENT)
+@pytest.mark.parametrize("key", [key for key in DOCUMENT if key != "check"])
 def test_a_missing_key_is_refused(key: str) -> None:
     message = refused(json.dumps({name: value for name, value in DOCUMENT.items() if name != key}))
     assert key in message or key == "resnet_infer_engine"

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from resnet_infer.data.formats.byte_ranges import FileWindow, Stretch, Unpacked, Window
 from resnet_infer.data.formats.folders import ARCHIVE_SUFFIXES, Tree
-from resnet_infer.data.formats.tar_file import mark_of, read_member, tar_members
+from resnet_infer.data.formats.tar_file import header_crc, read_member, tar_members
 from resnet_infer.data.formats.zip_file import MAX_BYTES, ZipEntry, ZipFile
 from resnet_infer.data.samples import Sample, Strings
-from resnet_infer.data.source import Stamp
+from resnet_infer.data.source import mixed
 from resnet_infer.errors import DataError
 
 MAX_DEPTH = 3
@@ -52,15 +52,15 @@ class Archive:
             raise DataError(f"claims {place[1]:,} bytes in the tar file, over the limit of {MAX_BYTES:,}")
         return read_member(archive, (place[0], place[1]))
 
-    def stamp(self, sample: Sample) -> Stamp:
-        """Of a zip's member the size and checksum in its directory; of a tar's the size, its header and the file's."""
+    def mark(self, sample: Sample) -> int:
+        """Of the size and checksum in a zip's directory; in a tar file of the header, and when the file was written."""
         number, offset, last = sample.key
         archive = self._archives[number]
         if isinstance(archive, ZipFile):
-            return Stamp(*divmod(last, 2**32))
+            return mixed(last)
         if number in self._unpacked:  # the outer zip's checksum is of all that is in it
-            return Stamp(last, self._unpacked[number].crc)
-        return Stamp(last, mark_of(archive, offset, self._written_ns))
+            return mixed(last, self._unpacked[number].crc)
+        return mixed(last, header_crc(archive, offset), self._written_ns)
 
     def _list(self, tree: Tree, window: Window, prefix: str, where: str, depth: int) -> None:
         number = len(self._archives)
@@ -73,9 +73,8 @@ class Archive:
                 self._archives.append(archive)
                 for position, member in archive.members():
                     if not self._is_archive(member.name, where, depth):
-                        tree.add(
-                            prefix + member.name, (number, position, min(member.size, 2**31 - 1) << 32 | member.crc)
-                        )
+                        known = min(member.size, MAX_BYTES + 1) << 32 | member.crc
+                        tree.add(prefix + member.name, (number, position, known))
                     else:
                         inner.append((member.name, self._inner_window(archive, window, member, where)))
             else:

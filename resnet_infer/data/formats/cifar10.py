@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from resnet_infer.data.samples import Sample
-from resnet_infer.data.source import Part, Pixels, Stamp, stamp_of_bytes
+from resnet_infer.data.source import Part, Pixels, mark_of_bytes
 from resnet_infer.errors import DataError
 
 
@@ -60,9 +60,9 @@ class Cifar10:
         pixels: Pixels = self._pixels[sample.key]
         return pixels
 
-    def stamp(self, sample: Sample) -> Stamp:
-        """The checksum of its pixels."""
-        return stamp_of_bytes(self._pixels[sample.key])
+    def mark(self, sample: Sample) -> int:
+        """Of the checksum of its pixels."""
+        return mark_of_bytes(self._pixels[sample.key])
 
 
 class _PlainUnpickler(pickle.Unpickler):

@@ -13,7 +13,7 @@ from typing import Any
 
 from resnet_infer.data.formats.zip_file import MAX_BYTES
 from resnet_infer.data.samples import LabelColumn, Places, Sample, Samples, Strings
-from resnet_infer.data.source import Stamp
+from resnet_infer.data.source import mixed
 from resnet_infer.errors import DataError
 
 IMAGE_SUFFIXES = {
@@ -42,10 +42,10 @@ class Files:
             raise DataError(f"has more than the limit of {MAX_BYTES:,} bytes")
         return data
 
-    def stamp(self, sample: Sample) -> Stamp:
-        """Its size, and when it was written."""
+    def mark(self, sample: Sample) -> int:
+        """Of its size and when it was written."""
         status = os.stat(sample.key)
-        return Stamp(status.st_size, status.st_mtime_ns)
+        return mixed(status.st_size, status.st_mtime_ns)
 
 
 class Tree:

@@ -14,7 +14,7 @@ from itertools import accumulate
 from typing import Any
 
 from resnet_infer.data.samples import LabelColumn, Lazy, Sample, Samples, Strings
-from resnet_infer.data.source import Stamp
+from resnet_infer.data.source import mixed
 from resnet_infer.errors import DataError
 
 SUFFIX = ".parquet"
@@ -44,7 +44,7 @@ class ParquetImages:
         for number, path in enumerate(self._paths):
             with _reporting(path), _opened(path) as file:
                 status = os.stat(path)
-                self._marks.append(status.st_mtime_ns ^ status.st_size)
+                self._marks.append(mixed(status.st_size, status.st_mtime_ns))
                 column, class_names = _layout(file)
                 self._columns.append(column)
                 if number and class_names != self.class_names:
@@ -74,10 +74,10 @@ class ParquetImages:
             raise DataError("the row has no image")
         return value
 
-    def stamp(self, sample: Sample) -> Stamp:
-        """Of a row no more is known than when its file was written, and how long that is."""
+    def mark(self, sample: Sample) -> int:
+        """Of a row no more is known than its file's size, and when that was written."""
         number, _ = self._groups[bisect_right(self._ends, sample.key)]
-        return Stamp(mark=self._marks[number])
+        return self._marks[number]
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_reading": None}

@@ -91,9 +91,9 @@ def read_member(window: Window, place: Place) -> bytes:
     return data
 
 
-def mark_of(window: Window, offset: int, written_ns: int) -> int:
-    """A number that changes with the header of the member whose bytes begin there, or with the time of the file."""
-    return zlib.crc32(window.read_at(offset - BLOCK, BLOCK), written_ns & 0xFFFFFFFF)
+def header_crc(window: Window, offset: int) -> int:
+    """Of the header of the member whose bytes begin there."""
+    return zlib.crc32(window.read_at(offset - BLOCK, BLOCK))
 
 
 def _padded(size: int) -> int:

@@ -12,10 +12,10 @@ from pathlib import PurePosixPath
 
 from resnet_infer.data.formats.byte_ranges import FileWindow
 from resnet_infer.data.formats.folders import IMAGE_SUFFIXES
-from resnet_infer.data.formats.tar_file import mark_of, read_member, tar_members
+from resnet_infer.data.formats.tar_file import header_crc, read_member, tar_members
 from resnet_infer.data.formats.zip_file import MAX_BYTES
 from resnet_infer.data.samples import LabelColumn, Lazy, Places, Sample, Samples, Strings
-from resnet_infer.data.source import Stamp
+from resnet_infer.data.source import mixed
 from resnet_infer.errors import DataError
 
 FIELDS = ("label", "cls", "class", "class_id", "class_name")
@@ -54,11 +54,11 @@ class Shards:
             raise DataError(f"claims {size:,} bytes in the tar file, over the limit of {MAX_BYTES:,}")
         return read_member(self._windows[shard], (offset, size))
 
-    def stamp(self, sample: Sample) -> Stamp:
-        """The size, and a mark of the member's header and of the shard's time."""
+    def mark(self, sample: Sample) -> int:
+        """Of the member's header, and when the shard was written."""
         shard, offset, size = sample.key
         window = self._windows[shard]
-        return Stamp(size, mark_of(window, offset, window.written_ns))
+        return mixed(size, header_crc(window, offset), window.written_ns)
 
     def _list(self, path: str) -> None:
         window = FileWindow(path)
