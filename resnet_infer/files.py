@@ -3,6 +3,8 @@
 import contextlib
 import hashlib
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,20 +16,20 @@ from resnet_infer.errors import UsageError
 def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """A temporary file beside `path` that takes its place if the body succeeds, and vanishes otherwise.
 
-    `durable` has the bytes and the name on the disk when it is done. Raises UsageError where nothing can be written.
+    What a process that was killed left of the same file goes first. `durable` has the bytes and the name on the disk
+    when it is done. Raises UsageError where nothing can be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     except OSError as error:
         raise UsageError(f"{path}: cannot be written ({error.strerror or error})") from error
-    os.close(handle)
     partial = Path(name)
     try:
+        _claim(handle)
         yield partial
-        umask = os.umask(0)
-        os.umask(umask)
-        partial.chmod(0o666 & ~umask)  # mkstemp's 0600 would surprise whoever shares the file
+        partial.chmod(0o666 & ~_umask())  # mkstemp's 0600 would surprise whoever shares the file
         if durable:
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
@@ -37,6 +39,64 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
             raise UsageError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
         partial.unlink(missing_ok=True)
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that takes its place if the body succeeds, and vanishes otherwise.
+
+    What a process that was killed left of the same folder goes first. Raises OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
+    partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix))
+    handle = os.open(partial, os.O_RDONLY) if os.name == "posix" else None
+    try:
+        if handle is not None:
+            _claim(handle)
+        yield partial
+        partial.chmod(0o777 & ~_umask())
+        partial.replace(path)
+    finally:
+        if handle is not None:
+            os.close(handle)
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+def _sweep(path: Path) -> None:
+    """Remove the temporary files or folders for this name that no living process is writing."""
+    name = re.compile(re.escape(f".{path.name}.") + "[a-z0-9_]{8}" + re.escape(path.suffix))
+    for left in path.parent.iterdir():
+        if name.fullmatch(left.name):
+            with contextlib.suppress(OSError):
+                handle = os.open(left, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    if _claim(handle) and left.is_dir():
+                        shutil.rmtree(left)
+                    elif _claim(handle):
+                        left.unlink()
+                finally:
+                    os.close(handle)
+
+
+def _claim(handle: int) -> bool:
+    """Mark an open file as being written, until it is closed; False if it is so marked, or cannot be."""
+    if os.name != "posix":
+        return False
+    import fcntl
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def put_in_place(partial: Path, path: Path, *, durable: bool) -> None:

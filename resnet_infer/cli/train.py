@@ -81,38 +81,42 @@ def train(
     from resnet_infer.report.training import PAGE, write_curves
     from resnet_infer.train.job import new_job, resumed_job
     from resnet_infer.train.loop import train as run
+    from resnet_infer.train.state import exclusive
 
-    source = open_inputs(data, sys.stdin.buffer, "train")
-    testing = open_source(test_data) if test_data else _own_test_part(data)
-    if on_error == "skip":
-        source = readable(source, workers=workers)
-        testing = readable(testing, workers=workers) if testing else None
-    if resume:
-        if recipe:
-            values = (read_toml(Path(recipe)) if recipe.endswith(".toml") else {"name": recipe}) | values
-        job, state = resumed_job(source, folder, arch=arch, values=values, testing=testing, workers=workers)
-    else:
-        if arch is None:
-            raise UsageError("--arch is missing: which network to train, as resnet20; `resnet-infer models` lists them")
-        job, state = (
-            new_job(
-                source,
-                folder,
-                arch=arch,
-                recipe=recipe or DEFAULT_RECIPE,
-                values=values,
-                testing=testing,
-                device=device,
-                workers=workers,
-            ),
-            None,
-        )
-    result = run(job, device=device, state=state)
-    if result:
-        drawn = write_curves(folder, job.spec.name)
-        print(summary(job.spec.name, folder, result))
-        if drawn:
-            print(f"curves:  {folder / PAGE}")
+    with exclusive(folder):
+        source = open_inputs(data, sys.stdin.buffer, "train")
+        testing = open_source(test_data) if test_data else _own_test_part(data)
+        if on_error == "skip":
+            source = readable(source, workers=workers)
+            testing = readable(testing, workers=workers) if testing else None
+        if resume:
+            if recipe:
+                values = (read_toml(Path(recipe)) if recipe.endswith(".toml") else {"name": recipe}) | values
+            job, state = resumed_job(source, folder, arch=arch, values=values, testing=testing, workers=workers)
+        else:
+            if arch is None:
+                raise UsageError(
+                    "--arch is missing: which network to train, as resnet20; `resnet-infer models` lists them"
+                )
+            job, state = (
+                new_job(
+                    source,
+                    folder,
+                    arch=arch,
+                    recipe=recipe or DEFAULT_RECIPE,
+                    values=values,
+                    testing=testing,
+                    device=device,
+                    workers=workers,
+                ),
+                None,
+            )
+        result = run(job, device=device, state=state)
+        if result:
+            drawn = write_curves(folder, job.spec.name)
+            print(summary(job.spec.name, folder, result))
+            if drawn:
+                print(f"curves:  {folder / PAGE}")
 
 
 def _folder(output: Path | None, resume: Path | None) -> Path:

@@ -8,13 +8,13 @@ Sources: Triton's model_repository.md, model_configuration.md and the TensorRT b
 import json
 import re
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from resnet_infer.backends.engine_file import read_engine
 from resnet_infer.backends.onnx_file import load_graph, stored_manifest
 from resnet_infer.errors import ArtifactError, UsageError
+from resnet_infer.files import new_folder
 from resnet_infer.spec.engine_manifest import record_path
 from resnet_infer.spec.manifest import Manifest
 from resnet_infer.spec.shapes import BatchRange, ShapeRange
@@ -45,16 +45,13 @@ def export_triton(artifact: Path, repository: Path, name: str | None = None, bat
         profiles = ()
     config = config_pbtxt(name, manifest, profiles, batch, engine=stored == "model.plan")
     try:
-        repository.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=repository, prefix=f".{name}.") as folder:
-            made = Path(folder) / name
+        with new_folder(target) as made:
             (made / "1").mkdir(parents=True)
             shutil.copyfile(artifact, made / "1" / stored)
             if stored == "model.plan":
                 shutil.copyfile(record_path(artifact), record_path(made / "1" / stored))
             (made / "config.pbtxt").write_text(config, "utf-8")
             (made / "labels.txt").write_text(_labels(manifest), "utf-8", errors="backslashreplace")
-            made.replace(target)
     except OSError as error:
         raise UsageError(f"{target}: cannot be written ({error.strerror or error})") from error
     return target

@@ -14,6 +14,7 @@ from resnet_infer.errors import UsageError
 from resnet_infer.spec.architectures import ModelSpec, spec_from_name
 from resnet_infer.spec.labels import Labels
 from resnet_infer.train import state as saved
+from resnet_infer.train.fingerprint import Fingerprint, fingerprint
 from resnet_infer.train.images import Images, InMemory, Streamed, read_into_memory
 from resnet_infer.train.recipe import Recipe, recipe_for
 from resnet_infer.train.step import resolved_precision
@@ -85,7 +86,8 @@ def resumed_job(
     training, testing = _parts(source, testing, recipe)
     labels = labels_of(source)
     spec = spec_from_name(arch, len(labels.names)) if arch else None
-    saved.check_same_run(folder, state, spec, values, saved.fingerprint(training))
+    saved.check_same_run(folder, state, spec, values)
+    Fingerprint(**state.data).check(fingerprint(training), training, folder)
     job = Job(
         spec=ModelSpec.from_dict(state.architecture),
         recipe=recipe,

@@ -8,7 +8,7 @@ Shapes: N iterations.
 
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import safetensors
 import torch
@@ -26,6 +26,7 @@ from resnet_infer.pipeline.loader import Crew
 from resnet_infer.train import network
 from resnet_infer.train import state as saved
 from resnet_infer.train.display import Display
+from resnet_infer.train.fingerprint import agreed, fingerprint
 from resnet_infer.train.interrupt import Asked, interruptible
 from resnet_infer.train.job import Job, training_images
 from resnet_infer.train.kept import Kept
@@ -76,7 +77,7 @@ class _Run:
         if group.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        self.fingerprint = saved.fingerprint(job.training)
+        self.fingerprint = agreed(fingerprint(job.training), group)
         self.images = training_images(job, group.device, group.rank, group.world)
         self.mean_HWC = state.mean_HWC if state else self.images.mean_image()
         testing = Kept(job.testing) if job.testing and recipe.loading == "memory" else job.testing
@@ -255,7 +256,7 @@ class _Run:
             iteration=self.done,
             architecture=self.job.spec.to_dict(),
             recipe=self.recipe.to_dict(),
-            data=self.fingerprint,
+            data=asdict(self.fingerprint),
             mean_HWC=self.mean_HWC,
             weights=self.net.state_dict(),
             momentum=momentum_of(self.net, self.optimizer),
@@ -286,6 +287,6 @@ class _Run:
         self.done = self.saved_at = state.iteration
         self.best_err, self.before_s = state.best_err, state.seconds
         self.net.load_state_dict(dict(state.weights))
-        restore_momentum(self.net, self.optimizer, state.momentum)
+        restore_momentum(self.net, self.optimizer, state.momentum, needed=self.recipe.momentum > 0)
         self.schedule.load_state_dict(dict(state.schedule))
         self.window = list(state.window_N2.to(self.group.device))

@@ -7,6 +7,7 @@ rest of the schedule unmoved.
 import math
 from typing import Any
 
+from resnet_infer.errors import CheckpointError
 from resnet_infer.train.recipe import Recipe
 
 ONE_CYCLE_RISE = 0.3
@@ -58,7 +59,10 @@ class Schedule:
         return {key: value for key, value in vars(self).items() if key != "recipe"}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+        """The inverse of `state_dict`; raises CheckpointError for values that are not its own."""
+        own = self.state_dict()
+        if state.keys() != own.keys() or not all(isinstance(state[key], (int, float)) for key in own):
+            raise CheckpointError(f"the run's state is damaged: its schedule has {', '.join(state) or 'nothing'}")
         vars(self).update(state)
 
 

@@ -5,10 +5,11 @@ A run's folder holds `state.pt` (the last checkpoint, everything a run needs to 
 `metrics.jsonl`, `tensorboard/`, and at the end `curves.png` and `curves.html`. Every file appears whole or not at all.
 """
 
+import contextlib
 import hashlib
 import io
-import pickle
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resnet_infer.data.source import Source
 from resnet_infer.errors import CheckpointError, UsageError
 from resnet_infer.files import replacing
+from resnet_infer.locks import Lock
+from resnet_infer.model.digest import tensors_sha256
 from resnet_infer.spec.architectures import ModelSpec
 from resnet_infer.train.recipe import Recipe
 
 STATE, LAST, BEST, RECIPE = "state.pt", "last.safetensors", "best.safetensors", "recipe.toml"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +37,8 @@ class State:
     """Iterations done."""
     architecture: Mapping[str, Any]
     recipe: Mapping[str, Any]
-    data: str
-    """Fingerprint of the training images' names and classes."""
+    data: Mapping[str, Any]
+    """The fields of the training images' `Fingerprint`."""
     mean_HWC: Tensor
     weights: Mapping[str, Tensor]
     momentum: Mapping[str, Tensor]
@@ -58,7 +60,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 def save_state(folder: Path, state: State) -> None:
     """Write the run's state; raises OSError if it does not fit the disk, and the former state is still there."""
     buffer = io.BytesIO()  # torch's own writer would not report a full disk in the operating system's words
-    torch.save({field.name: getattr(state, field.name) for field in fields(State)}, buffer)
+    values = {field.name: getattr(state, field.name) for field in fields(State)}
+    torch.save(values | {"sha256": _digest(values)}, buffer)
     write_bytes(folder / STATE, buffer.getvalue())
 
 
@@ -68,15 +71,41 @@ def load_state(folder: Path) -> State:
     if not path.is_file():
         raise UsageError(f"{folder}: no run to resume: it has no {STATE}; give the folder that --output named")
     try:
-        state = State(**torch.load(path, map_location="cpu", weights_only=True))
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: not the state of a training run, or damaged ({error})") from error
-    if state.format != FORMAT:
-        raise CheckpointError(f"{path}: written in format {state.format}; this release reads format {FORMAT}")
+        values = dict(torch.load(path, map_location="cpu", weights_only=True))
+        if "format" in values and values["format"] != FORMAT:
+            raise CheckpointError(f"{path}: written in format {values['format']!r}; this release reads format {FORMAT}")
+        digest = values.pop("sha256")
+        state = State(**values)
+        if digest != _digest(values):
+            raise ValueError("its checksum differs")
+    except CheckpointError:
+        raise
+    except Exception as error:  # the unpickler raises whatever a damaged file leads it to
+        raise CheckpointError(
+            f"{path}: not the state of a training run, or damaged ({_in_short(error)}); restore it from a copy, or "
+            f"start over in another folder: {LAST} has the weights"
+        ) from error
     return state
 
 
-def check_same_run(folder: Path, state: State, spec: ModelSpec | None, given: Mapping[str, Any], data: str) -> None:
+def _in_short(error: Exception) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__
+
+
+def _digest(value: Any) -> str:
+    """SHA-256 of plain values and tensors within one another."""
+    digest = hashlib.sha256()
+    if isinstance(value, Tensor):
+        digest.update(tensors_sha256({"": value}).encode())
+    elif isinstance(value, Mapping):
+        for key in sorted(value):
+            digest.update(f"{key!r}: {_digest(value[key])}\n".encode())
+    else:
+        digest.update(repr(value).encode())
+    return digest.hexdigest()
+
+
+def check_same_run(folder: Path, state: State, spec: ModelSpec | None, given: Mapping[str, Any]) -> None:
     """Raise UsageError, naming what differs, if a run is to be resumed as another.
 
     `spec` and `given` hold what the user states: the architecture if any, and fields of the recipe.
@@ -91,15 +120,20 @@ def check_same_run(folder: Path, state: State, spec: ModelSpec | None, given: Ma
     ]
     if differing:
         raise UsageError(f"{folder}: the run's recipe differs: {'; '.join(differing)}; leave these out, or start over")
-    if data != state.data:
-        raise UsageError(
-            f"{folder}: the run was made with other training images (names or classes differ); give the same data"
-        )
 
 
-def fingerprint(source: Source) -> str:
-    """A hash of every image's name and class, in order; folders above the class do not count."""
-    digest = hashlib.sha256()
-    for sample in source.samples:
-        digest.update(f"{Path(sample.name).name}\t{sample.label}\n".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Within the body no other process trains in the folder; of several processes of a run, the leading one claims it.
+
+    Raises UsageError if another run is under way there.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    new = not folder.exists()
+    with Lock(folder, f"{folder}: another training is under way there; wait for its end, or give another folder"):
+        yield
+    if new:
+        with contextlib.suppress(OSError):  # nothing was begun, or it has a run in it
+            folder.rmdir()

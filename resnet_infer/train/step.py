@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnet_infer.backends.base import Normalize
+from resnet_infer.errors import CheckpointError
 from resnet_infer.train.augment import colour_basis
 from resnet_infer.train.images import Batch
 from resnet_infer.train.recipe import Recipe
@@ -52,8 +53,13 @@ def momentum_of(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, T
     return {name: state["momentum_buffer"] for name, state in held.items() if state.get("momentum_buffer") is not None}
 
 
-def restore_momentum(net: nn.Module, optimizer: torch.optim.Optimizer, momentum: Mapping[str, Tensor]) -> None:
-    """The inverse of `momentum_of`."""
+def restore_momentum(
+    net: nn.Module, optimizer: torch.optim.Optimizer, momentum: Mapping[str, Tensor], *, needed: bool
+) -> None:
+    """The inverse of `momentum_of`; raises CheckpointError if it is not every parameter's, where it is `needed`."""
+    expected = {name: parameter.shape for name, parameter in net.named_parameters()} if needed else {}
+    if {name: buffer.shape for name, buffer in momentum.items()} != expected:
+        raise CheckpointError("the run's state is damaged: its momentum is not that of the weights")
     for name, parameter in net.named_parameters():
         if name in momentum:
             buffer = torch.empty_like(parameter, requires_grad=False).copy_(momentum[name])
