@@ -66,7 +66,16 @@ def test_readme_is_about_one_screen_and_links_to_every_page() -> None:
 
 def test_the_root_of_the_package_has_few_modules() -> None:
     modules = {path.name for path in (ROOT / "resnet_infer").glob("*.py")} - {"__init__.py", "__main__.py"}
-    assert modules == {"allocator.py", "console.py", "demo.py", "environment.py", "errors.py", "files.py", "locks.py"}
+    assert modules == {
+        "allocator.py",
+        "console.py",
+        "demo.py",
+        "environment.py",
+        "errors.py",
+        "files.py",
+        "locks.py",
+        "verify.py",
+    }
 
 
 def test_functions_take_few_parameters() -> None:

@@ -26,6 +26,7 @@ from resnet_infer.cli import (  # fmt: skip
     predict,
     report,
     train,
+    verify,
 )
 from resnet_infer.cli.groups import PanelCommand
 from resnet_infer.errors import ReportedElsewhere, ResnetInferError
@@ -47,6 +48,7 @@ app.command("export", cls=PanelCommand)(export.export)
 app.command("train", cls=PanelCommand)(train.train)
 app.command("benchmark", cls=PanelCommand)(benchmark.benchmark)
 app.command("report", cls=PanelCommand)(report.report)
+app.command("verify", cls=PanelCommand)(verify.verify)
 app.command("env", cls=PanelCommand)(env.env)
 app.command("demo", cls=PanelCommand)(demo.demo)
 

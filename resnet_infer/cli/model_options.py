@@ -29,6 +29,9 @@ class Input:
         Path | None,
         typer.Option("--labels", help="Class names in order, one a line, or id<TAB>name.", metavar="FILE"),
     ] = None
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Use the model though checksums in its file are wrong.")
+    ] = False
 
     def overrides(self) -> "Overrides":
         """What goes over the model's file; raises UsageError."""
@@ -40,6 +43,7 @@ class Input:
             mean=_triple("--mean", self.mean),
             std=_triple("--std", self.std),
             labels=labels_from_file(self.labels) if self.labels else None,
+            verify=not self.no_verify,
         )
 
 

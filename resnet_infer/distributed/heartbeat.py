@@ -1,12 +1,17 @@
 """Signs of life of processes that work apart, so that a dead one is an error in time and never a smaller count."""
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from queue import Empty, SimpleQueue
+from typing import TypeVar
 
 from resnet_infer.distributed.group import Processes
 from resnet_infer.errors import ProcessError
+
+Answer = TypeVar("Answer")
 
 INTERVAL_S = 1.0
 DONE, FAILED, STOP = "done", "failed", "stop"
@@ -46,9 +51,8 @@ class RollCall:
         store, now = self._group.store, self._clock()
         if store is not None and now - self._said_at >= INTERVAL_S:
             self._said_at = now
-            with _store():
-                store.set(self._key(self._group.rank), str(self._images))
-                self._stop = self._stop or store.check([self._key(STOP)])
+            self._set(str(self._images))
+            self._stop = self._stop or self._asked(lambda: store.check([self._key(STOP)]))
             if self._group.leads:
                 self._hear()
         return self._stop
@@ -56,9 +60,9 @@ class RollCall:
     def stop(self) -> None:
         """Ask all to stop scoring: an image cannot be read, and the evaluation is to fail."""
         self._stop = True
-        if self._group.store is not None:
-            with _store():
-                self._group.store.set(self._key(STOP), "1")
+        store = self._group.store
+        if store is not None:
+            self._asked(lambda: store.set(self._key(STOP), "1"))
 
     def _hear(self) -> None:
         signs = [self._sign(rank) for rank in range(1, self._group.world)]
@@ -113,24 +117,38 @@ class RollCall:
     def _sign(self, rank: int) -> str:
         store = self._group.store
         assert store is not None
-        with _store():
-            sign: bytes = store.get(self._key(rank)) if store.check([self._key(rank)]) else b""
+        key = self._key(rank)
+        sign: bytes = self._asked(lambda: store.get(key) if store.check([key]) else b"")
         return sign.decode()
 
     def _set(self, sign: str) -> None:
-        assert self._group.store is not None
-        with _store():
-            self._group.store.set(self._key(self._group.rank), sign)
+        store = self._group.store
+        assert store is not None
+        self._asked(lambda: store.set(self._key(self._group.rank), sign))
+
+    def _asked(self, question: Callable[[], Answer]) -> Answer:
+        """What the store answers; it waits without end for a process that is stopped, so it is asked aside."""
+        answers: SimpleQueue[tuple[Answer | None, RuntimeError | None]] = SimpleQueue()
+
+        def ask() -> None:
+            try:
+                answers.put((question(), None))
+            except RuntimeError as error:
+                answers.put((None, error))
+
+        threading.Thread(target=ask, daemon=True).start()
+        try:
+            answer, error = answers.get(timeout=self._group.patience_s)
+        except Empty:
+            raise ProcessError(
+                f"the process that keeps the run together (process 0, or torchrun's) gave no sign for "
+                f"{self._group.patience_s:g} s; {self._remedy}"
+            ) from None
+        if error is not None:
+            raise ProcessError(
+                "the process that keeps the run together is gone; its own error, if any, is above"
+            ) from error
+        return answer  # type: ignore[return-value]
 
     def _key(self, what: object) -> str:
         return f"{self._round}/{what}"
-
-
-@contextmanager
-def _store() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        raise ProcessError(
-            "the process that keeps the run together is gone; its own error, if any, is above"
-        ) from error

@@ -1,6 +1,7 @@
 """The images of a training run, known again when it goes on: by names, classes, marks and, in part, by content."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,42 +23,47 @@ class Fingerprint:
 
     names: str
     """SHA-256 of every image's name and class, in order; folders above the class do not count."""
-    contents: str
-    """SHA-256 of the bytes of a sample of the images, evenly spread; the whole of a small set."""
+    contents: Sequence[str]
+    """`content_hash` of a sample of the images, evenly spread; of all in a small set."""
     marks_N: Tensor
     """int64, see `data.source.Marked`."""
 
-    def check(self, now: "Fingerprint", source: Source, folder: Path) -> None:
-        """Raise UsageError if the images are others now.
+    def check(self, now: "Fingerprint", source: Source, folder: Path, used: Tensor) -> None:
+        """Raise UsageError if the images are others now; `used` are the positions of those that the run has seen.
 
-        Marks may all differ, as when the data were copied; where only some do, these images were written since.
+        One that it has not may have been mended meanwhile. Marks may all differ, as when the data were copied; where
+        only some do, these images were written since.
         """
         if now.names != self.names:
             raise UsageError(
                 f"{folder}: the run was made with other training images (names or classes differ); give the same data"
             )
-        changed = (now.marks_N != self.marks_N).nonzero().flatten().tolist()
-        if 0 < len(changed) < len(self.marks_N):
+        count = len(self.marks_N)
+        differing_N = now.marks_N != self.marks_N
+        seen_N = torch.zeros(count, dtype=torch.bool)
+        seen_N[used] = True
+        odd = [] if bool(differing_N.all()) else (differing_N & seen_N).nonzero().flatten().tolist()
+        for index, mine, theirs in zip(_sample(count), self.contents, now.contents, strict=True):
+            if mine != theirs and (seen_N[index] or not differing_N[index]):
+                odd.append(index)
+        if odd:
             raise UsageError(
-                f"{folder}: {len(changed)} of {len(self.marks_N)} training images have changed since the run began, as "
-                f"{source.samples[changed[0]].name}; bring them back, or start over"
-            )
-        if now.contents != self.contents:
-            raise UsageError(
-                f"{folder}: the run was made with other training images (the same names, other bytes); give the same "
-                "data, or start over"
+                f"{folder}: {len(set(odd))} of {count} training images have changed since the run began, as "
+                f"{source.samples[odd[0]].name}; bring them back, or start over"
             )
 
 
 def fingerprint(source: Source) -> Fingerprint:
     """Of a source as it is now; reads a sample of its images."""
-    names, contents = hashlib.sha256(), hashlib.sha256()
-    count = len(source.samples)
+    names = hashlib.sha256()
     for sample in source.samples:
         names.update(f"{Path(sample.name).name}\t{sample.label}\n".encode("utf-8", "surrogateescape"))
-    for index in range(0, count, -(-count // SAMPLED) or 1):
-        contents.update(content_of(source, index).encode())
-    return Fingerprint(names.hexdigest(), contents.hexdigest(), torch.from_numpy(listing_of(source).marks_N))
+    contents = [content_of(source, index) for index in _sample(len(source.samples))]
+    return Fingerprint(names.hexdigest(), contents, torch.from_numpy(listing_of(source).marks_N))
+
+
+def _sample(count: int) -> range:
+    return range(0, count, -(-count // SAMPLED) or 1)
 
 
 def agreed(own: Fingerprint, group: Processes) -> Fingerprint:

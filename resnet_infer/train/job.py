@@ -87,7 +87,8 @@ def resumed_job(
     labels = labels_of(source)
     spec = spec_from_name(arch, len(labels.names)) if arch else None
     saved.check_same_run(folder, state, spec, values)
-    Fingerprint(**state.data).check(fingerprint(training), training, folder)
+    used = Stream(len(training.samples), recipe.batch, recipe.seed).used(state.iteration)
+    Fingerprint(**state.data).check(fingerprint(training), training, folder, used)
     job = Job(
         spec=ModelSpec.from_dict(state.architecture),
         recipe=recipe,

@@ -132,8 +132,10 @@ def exclusive(folder: Path) -> Iterator[None]:
         yield
         return
     new = not folder.exists()
-    with Lock(folder, f"{folder}: another training is under way there; wait for its end, or give another folder"):
-        yield
-    if new:
-        with contextlib.suppress(OSError):  # nothing was begun, or it has a run in it
-            folder.rmdir()
+    try:
+        with Lock(folder, f"{folder}: another training is under way there; wait for its end, or give another folder"):
+            yield
+    finally:
+        if new:
+            with contextlib.suppress(OSError):  # it has a run in it; else nothing was begun
+                folder.rmdir()

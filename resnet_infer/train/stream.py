@@ -55,6 +55,10 @@ class Stream:
         normal_B3 = torch.from_numpy(rng.standard_normal((self.batch, 3), dtype=np.float32))
         return Draws(self._chosen(iteration)[self.share], uniform_B4[self.share], normal_B3[self.share])
 
+    def used(self, iterations: int) -> Tensor:
+        """Positions of the images that so many iterations have seen, all processes together."""
+        return self._order(0)[: iterations * self.batch]
+
     def _chosen(self, iteration: int) -> Tensor:
         begin = iteration * self.batch
         epoch, at = divmod(begin, self.images)

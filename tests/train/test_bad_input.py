@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from resnet_infer.data.open import open_source
 from resnet_infer.train.state import load_state, save_state
+from resnet_infer.train.stream import Stream
 
 Run = Callable[..., Any]
 QUICK = ("--arch", "resnet20", "--batch", 8, "--workers", 0, "--device", "cpu", "--iterations", 6)
@@ -43,14 +45,17 @@ def test_an_unreadable_image_in_a_stream_stops_the_run_and_saves_it(run: Run, im
     state = load_state(folder)
     longer = replace(state, recipe=dict(state.recipe) | {"iterations": 40})
     save_state(folder, longer)
+    names = [sample.name.rpartition("a.zip/")[2] for sample in open_source(data).samples]
+    used = Stream(len(names), state.recipe["batch"], state.recipe["seed"]).used(2).tolist()
+    spoiled = next(name for index, name in enumerate(names) if index not in used)
     with zipfile.ZipFile(images) as whole, zipfile.ZipFile(data, "w") as damaged:
         for name in whole.namelist():
-            damaged.writestr(name, b"\x89PNG nothing" if name == "red/003.png" else whole.read(name))
+            damaged.writestr(name, b"\x89PNG nothing" if name == spoiled else whole.read(name))
     result = run("train", data, "--resume", folder, "--workers", 0)
     assert result.code == 1
     at = load_state(folder).iteration
     assert 2 <= at < 40
-    assert "red/003.png: not an image" in result.error
+    assert f"{spoiled}: not an image" in result.error
     assert f"stopped at iteration {at}; the checkpoint of iteration {at} is kept" in result.error
 
 

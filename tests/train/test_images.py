@@ -14,12 +14,12 @@ import torch
 
 from resnet_infer.data.classes import labels_of
 from resnet_infer.data.open import open_source
-from resnet_infer.errors import DataError
+from resnet_infer.errors import DataError, UsageError
 from resnet_infer.pipeline.decode import decode
+from resnet_infer.train.fingerprint import fingerprint
 from resnet_infer.train.images import InMemory, Streamed, read_into_memory
 from resnet_infer.train.kept import Kept
 from resnet_infer.train.recipe import RECIPES
-from resnet_infer.train.state import fingerprint
 from resnet_infer.train.stream import Stream
 
 CIFAR10 = RECIPES["cifar10"]
@@ -95,8 +95,11 @@ def test_kept_reads_once(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_fingerprint_is_of_names_and_classes(images: Path, test_images: Path, tmp_path: Path) -> None:
     moved = tmp_path / "elsewhere.zip"
     moved.write_bytes(images.read_bytes())
-    assert fingerprint(open_source(moved)) == fingerprint(open_source(images))
-    assert fingerprint(open_source(test_images)) != fingerprint(open_source(images))
+    begun = fingerprint(open_source(images))
+    none = torch.zeros(0, dtype=torch.int64)
+    begun.check(fingerprint(open_source(moved)), open_source(moved), tmp_path, none)
+    with pytest.raises(UsageError, match="names or classes differ"):
+        begun.check(fingerprint(open_source(test_images)), open_source(test_images), tmp_path, none)
 
 
 @pytest.fixture
