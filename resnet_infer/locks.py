@@ -41,12 +41,13 @@ class Lock:
 
     def _taken(self, busy: str) -> IO[bytes] | None:
         """The locked file; None if it is not the one that bears the name any more."""
+        with contextlib.suppress(FileNotFoundError):
+            if _identity(self._path.stat()) in _mine:  # to open and close it again would let go of it
+                raise UsageError(busy)
         file = self._path.open("ab")
         try:
             own = _identity(os.fstat(file.fileno()))
             try:
-                if own in _mine:
-                    raise OSError(errno.EAGAIN, "taken")
                 if os.name == "posix":
                     import fcntl
 

@@ -117,7 +117,7 @@ class Parquet:
             raise UsageError(f"{path}: no such file")
         try:
             header = self._parquet.read_schema(path).metadata or {}
-        except (self._arrow.ArrowException, OSError) as error:
+        except (self._arrow.ArrowException, OSError, ValueError) as error:
             raise DataError(f"{path}: no Parquet file, or damaged ({error})") from error
         identity = Identity.from_json(header.get(KEY.encode(), b"null"), str(path))
         return identity, self._records(path, identity)

@@ -1,25 +1,21 @@
 """An evaluation shared among processes: the numbers of one, and an error whenever one of them is missing."""
 
-import multiprocessing as mp
 import os
-import pickle
 import signal
-import socket
 import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from in_ranks import ranks
 
 from resnet_infer.backends.load import Model, open_model
 from resnet_infer.data.open import open_source
 from resnet_infer.data.source import Source
 from resnet_infer.distributed.group import Processes, processes
-from resnet_infer.distributed.heartbeat import RollCall
 from resnet_infer.errors import DataError, ProcessError, UsageError
 from resnet_infer.evaluation.evaluate import evaluate
 from resnet_infer.pipeline.loading import Loading
@@ -29,7 +25,6 @@ from resnet_infer.predictions.recorder import Recording
 from resnet_infer.spec.protocols import multi_scale, single_crop
 
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
-Task = Callable[[int, Processes], Any]
 COUNT = 41
 BROKEN = (3, 30, 40)
 TESTS = (single_crop(32, 32), multi_scale((32, 36)))
@@ -62,36 +57,6 @@ def damaged(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Source:
             data = source.read(sample)
             archive.writestr(sample.name, b"broken" if number in BROKEN else bytes(data))
     return open_source(path)
-
-
-def _child(rank: int, world: int, port: int, patience_s: float, task: Task, out: Path) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    try:
-        with processes("cpu", tensors=False, patience_s=patience_s) as group:
-            result = task(rank, group)
-    except Exception as error:
-        result = error
-    out.write_bytes(pickle.dumps(result))
-    os._exit(0)
-
-
-def ranks(world: int, task: Task, folder: Path, patience_s: float = 120, missing: int | None = None) -> list[Any]:
-    """What the task gave, or raised, in each of so many processes; None for one that died."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    outs = [folder / f"{rank}.pickle" for rank in range(world)]
-    started = [
-        mp.get_context("fork").Process(target=_child, args=(rank, world, port, patience_s, task, outs[rank]))
-        for rank in range(world)
-        if rank != missing
-    ]
-    for process in started:
-        process.start()
-    for process in started:
-        process.join()
-    return [pickle.loads(out.read_bytes()) if out.exists() else None for out in outs]
 
 
 @pytest.mark.parametrize("world", [2, 3, 5])
@@ -273,54 +238,3 @@ def test_half_a_launchers_environment_is_a_usage_error(monkeypatch: pytest.Monke
     monkeypatch.setenv("WORLD_SIZE", "two")
     with pytest.raises(UsageError, match="WORLD_SIZE is 'two'"), processes("cpu"):
         pass
-
-
-@pytest.mark.skipif(os.name != "posix", reason="needs SIGSTOP")
-def test_a_leader_that_is_stopped_is_missed(tmp_path: Path) -> None:
-    """Processes started by hand: the leader holds the store, which then answers nobody."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-
-    def task(rank: int, group: Processes) -> Any:
-        with RollCall(group).member():
-            if rank == 0:
-                os.kill(os.getpid(), signal.SIGSTOP)
-        return "went on"
-
-    context = mp.get_context("fork")
-    outs = [tmp_path / f"{rank}.pickle" for rank in range(2)]
-    both = [context.Process(target=_child, args=(rank, 2, port, 3.0, task, outs[rank])) for rank in range(2)]
-    try:
-        for process in both:
-            process.start()
-        both[1].join(60)
-        assert not both[1].is_alive()
-        error = pickle.loads(outs[1].read_bytes())
-        assert isinstance(error, ProcessError)
-        assert "gave no sign for 3 s" in str(error)
-    finally:
-        for process in both:
-            process.kill()
-            process.join()
-
-
-def test_processes_that_see_other_images_under_the_same_names_give_no_result(
-    model: Model, source: Source, picture: Callable[..., Picture], encode: Any, tmp_path: Path
-) -> None:
-    other = tmp_path / "data.zip"
-    with zipfile.ZipFile(other, "w") as archive:
-        for number, sample in enumerate(source.samples):
-            name = sample.name.removeprefix(source.name).lstrip("/")
-            data = encode(picture(32, 32, 999)) if number == 17 else bytes(source.read(sample))
-            archive.writestr(name, data)
-    theirs = open_source(other)
-
-    def task(rank: int, group: Processes) -> Any:
-        return evaluate([Member(model, tuple(TESTS))], theirs if rank else source, group=group)
-
-    first, second = ranks(2, task, tmp_path)
-    assert isinstance(first, ProcessError)
-    assert "process 1 has other images than process 0 under the same names: 1 of" in str(first)
-    assert "17.png" in str(first)
-    assert not isinstance(second, list)
