@@ -172,6 +172,9 @@ class Loading(Preparing):
         float | None,
         typer.Option("--image-timeout", help="Seconds for reading and decoding one image (60).", metavar="S"),
     ] = None
+    strict_decode: Annotated[
+        bool, typer.Option("--strict-decode", help="A JPEG file that its decoder finds damaged is unreadable.")
+    ] = False
 
     def __post_init__(self) -> None:
         if self.image_timeout is None:
@@ -190,6 +193,7 @@ class Loading(Preparing):
             workers=self.workers,
             offload=self.offload,
             image_timeout_s=self.image_timeout,
+            strict_decode=self.strict_decode,
         )
 
 

@@ -104,6 +104,9 @@ def predict(
         print(text.as_json([record.to_dict() for record in records]))
     elif form == "csv":
         print(text.as_csv([line for record in records for line in _lines(record)]))
+    for record in records:
+        if record.warning:
+            note(f"{record.path}: predicted though damaged ({record.warning}); --strict-decode makes it unreadable")
     failed = [record for record in records if record.error]
     for record in failed:
         note(f"{record.path}: {record.error}")

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from resnet_infer.backends.load import Model
+from resnet_infer.console import note
 from resnet_infer.data.source import Source
 from resnet_infer.errors import DataError, UsageError
 from resnet_infer.evaluation.agreement import Agreeing
@@ -19,6 +20,7 @@ from resnet_infer.evaluation.comparison_rows import Comparison, Side
 from resnet_infer.evaluation.flips import Judged, Pairs, judge, mcnemar_exact
 from resnet_infer.evaluation.rows import wilson_interval
 from resnet_infer.pipeline.loading import DEFAULT, Loading
+from resnet_infer.pipeline.packing import ImageRecord
 from resnet_infer.pipeline.score import Member, score
 from resnet_infer.predictions.files import open_predictions
 from resnet_infer.predictions.records import Identity, Record
@@ -56,7 +58,12 @@ def compare_models(
     agreeing = [Agreeing(len(source.samples), a.model.manifest.spec.classes) for _ in a.protocols]
     unreadable: dict[int, str] = {}
     begun = time.perf_counter()
-    for result in score([a, b], source, loading=loading):
+
+    def see(record: ImageRecord) -> None:
+        if record.warning:
+            note(f"{source.samples[record.index].name}: scored though damaged ({record.warning})")
+
+    for result in score([a, b], source, loading=loading, seen=see):
         path = source.samples[result.index].name
         if result.probs_PK is None:
             if on_error == "fail":

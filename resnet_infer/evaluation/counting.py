@@ -49,7 +49,11 @@ class Counting:
 
     def see(self, record: ImageRecord) -> None:
         """Take note of what an image is, before it is scored."""
-        self._content[record.index] = record.content
+        if self._recorder:
+            self._content[record.index] = record.content
+        if record.warning:
+            for tally in self._tallies:
+                tally.warnings[record.index] = record.warning
 
     def judge(self, indices: Sequence[int], probs_NPK: Tensor) -> tuple[Tensor, ...]:
         """See `arrivals.Reduce`: the columns of `judged` (N, Q, C), and every probability where records keep them."""
@@ -77,8 +81,10 @@ class Counting:
             for records in records_of(indices, self._samples, truth_N.tolist(), protocols, verdicts, probs_NQK):
                 index = records[0].index
                 mark = int(self._listing.marks_N[index]) if self._listing else 0
-                known = {"content_sha256": self._content.pop(index, ""), "source_mark": mark}
-                self._recorder.add([replace(record, **known) for record in records])  # type: ignore[arg-type]
+                content = self._content.pop(index, "")
+                warning = self._tallies[0].warnings.get(index, "")
+                more = [replace(r, content_sha256=content, source_mark=mark, warning=warning) for r in records]
+                self._recorder.add(more)
 
     def _lose(self, index: int, error: str) -> None:
         for tally in self._tallies:

@@ -25,7 +25,6 @@ from resnet_infer.evaluation.tally import Tally
 from resnet_infer.evaluation.verdicts import rank_of
 from resnet_infer.pipeline.loader import Crew, auto_workers, load
 from resnet_infer.pipeline.loading import DEFAULT, Loading
-from resnet_infer.pipeline.packing import Offload
 from resnet_infer.pipeline.score import Member, score_groups
 from resnet_infer.predictions.identity import identity_of
 from resnet_infer.predictions.listing import Earlier, Listing, check_same_content, listing_of
@@ -36,6 +35,9 @@ from resnet_infer.spec.protocols import Protocol
 __all__ = ["TOP_K", "OnError", "evaluate", "rank_of", "wilson_interval"]
 
 SILENT = "nothing is counted; see what became of it (--rank-timeout waits longer)"
+
+NAMED = 20
+"""Damaged images that are named; more are counted."""
 
 OnError = Literal["fail", "skip", "count-wrong"]
 
@@ -92,7 +94,7 @@ def evaluate(
     rows: list[EvalRow] = []
     with ExitStack() as stack:
         listing = listing_of(source) if recording or group.world > 1 else None
-        recorder = _recorder(members, source, listing, loading.offload, recording, group) if listing else None
+        recorder = _recorder(members, source, listing, loading, recording, group) if listing else None
         if recorder and listing:
             stack.callback(recorder.close)
             earlier = Earlier(source, listing)
@@ -117,7 +119,8 @@ def evaluate(
             indices=todo,
             loading=loading,
             crew=crew,
-            seen=counting.see if recorder else None,
+            seen=counting.see,
+            hashed=recorder is not None,
         )
         roll = RollCall(group, advance, remedy=SILENT)
         advance(there)
@@ -150,6 +153,7 @@ def evaluate(
                     there=there,
                     seconds=seconds,
                     on_error=on_error,
+                    warns=loading.offload != "decoding",
                 )
             except ResnetInferError as error:
                 failure = error
@@ -163,14 +167,14 @@ def _recorder(
     members: Sequence[Member],
     source: Source,
     listing: Listing,
-    offload: Offload,
+    loading: Loading,
     recording: Recording | None,
     group: Processes,
 ) -> Recorder | None:
     """Where records go, if anywhere; raises ProcessError if the processes see different things."""
     probabilities = recording is not None and recording.probabilities
     identities = [
-        identity_of(member.model, member.protocols, source, listing, offload=offload, probabilities=probabilities)
+        identity_of(member.model, member.protocols, source, listing, loading=loading, probabilities=probabilities)
         for member in members
     ]
     failure: ProcessError | None = None
@@ -212,6 +216,11 @@ def _check_counts(source: Source, tallies: Sequence[Tally], on_error: str) -> No
     unreadable = tallies[0].unreadable
     for index, error in sorted(unreadable.items()):
         note(f"{source.samples[index].name}: {error}")
+    warned = sorted(tallies[0].warnings.items())
+    for index, warning in warned[:NAMED]:
+        note(f"{source.samples[index].name}: scored though damaged ({warning}); --strict-decode makes it unreadable")
+    if len(warned) > NAMED:
+        note(f"and {len(warned) - NAMED} more damaged images")
     total = len(source.samples)
     if unreadable and on_error == "fail":
         raise DataError(
@@ -227,5 +236,5 @@ def _check_counts(source: Source, tallies: Sequence[Tally], on_error: str) -> No
 
 def _unreadable(source: Source, protocols: Sequence[Protocol], rest: Sequence[int], loading: Loading) -> dict[int, str]:
     """The unreadable among images not yet scored: rendered but not run, so that one call finds all and ends soon."""
-    loaded = load(source, protocols, rest, loading.workers or 0, loading.limit_s)
+    loaded = load(source, protocols, rest, loading.workers or 0, loading.limit_s, strict=loading.strict_decode)
     return {image.index: image.error for image in loaded if image.error}

@@ -10,6 +10,7 @@ from resnet_infer.errors import UsageError
 from resnet_infer.evaluation.rows import ClassProbability, Prediction
 from resnet_infer.evaluation.verdicts import best
 from resnet_infer.pipeline.loading import DEFAULT, Loading
+from resnet_infer.pipeline.packing import ImageRecord
 from resnet_infer.pipeline.score import Member, score_groups
 from resnet_infer.spec.protocols import Protocol
 
@@ -33,8 +34,14 @@ def predict(
     waiting: defaultdict[int, list[Prediction]] = defaultdict(list)  # an index may come several times
     order = iter(range(len(source.samples)) if indices is None else indices)
     due = next(order, None)
+    warnings: dict[int, str] = {}
+
+    def see(record: ImageRecord) -> None:
+        if record.warning:
+            warnings[record.index] = record.warning
+
     results = score_groups(
-        [Member(model, (protocol,))], source, reduce=partial(best, top_k), indices=indices, loading=loading
+        [Member(model, (protocol,))], source, reduce=partial(best, top_k), indices=indices, loading=loading, seen=see
     )
     for images in results:
         if images.error:
@@ -48,6 +55,7 @@ def predict(
                     protocol=protocol.name,
                     backend=model.backend.info.name,
                     predictions=_named(model, probs, classes),
+                    warning=warnings.get(index, ""),
                 )
                 waiting[index].append(found)
         while due is not None and due in waiting:

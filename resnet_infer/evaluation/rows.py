@@ -43,6 +43,8 @@ class EvalRow:
     unreadable: Sequence[Mapping[str, str]]
     """{"path", "error"} of every image that could not be read."""
     on_error: str
+    decode_warnings: int | None = 0
+    """Images that were scored though their decoder found them damaged; None where a GPU decoded, which does not say."""
     resumed: int = 0
     """Images of the count that an earlier, interrupted evaluation had scored."""
     members: Sequence[Mapping[str, Any]] = ()
@@ -80,6 +82,8 @@ class Prediction:
     backend: str = ""
     predictions: Sequence[ClassProbability] = ()
     """Best first."""
+    warning: str = ""
+    """What the decoder found wrong with an image that it decoded all the same."""
     error: str = ""
 
     @property
@@ -95,6 +99,8 @@ class Prediction:
             return {"path": self.path, "error": self.error}
         values = asdict(self)
         del values["error"]
+        if not self.warning:
+            del values["warning"]
         return values
 
 
@@ -107,8 +113,12 @@ def rows_of(
     there: int,
     seconds: float,
     on_error: str,
+    warns: bool,
 ) -> list[EvalRow]:
-    """The rows in the order of the tallies; `there` images were counted from records, the others took `seconds`."""
+    """The rows in the order of the tallies; `there` images were counted from records, the others took `seconds`.
+
+    `warns` says that images were decoded by what tells damage.
+    """
     rows = []
     for what, tally in zip(_described(ensemble), tallies, strict=True):
         wrong = len(tally.unreadable) if on_error == "count-wrong" else 0
@@ -131,6 +141,7 @@ def rows_of(
                     for index, error in sorted(tally.unreadable.items())
                 ],
                 on_error=on_error,
+                decode_warnings=len(tally.warnings) if warns else None,
                 resumed=there,
                 metrics=tally.metrics.to_dict(name_of) if tally.metrics else None,
             )

@@ -28,6 +28,8 @@ class Tally:
     top5_errors: int = 0
     unreadable: dict[int, str] = field(default_factory=dict)
     """Why images could not be read, by index."""
+    warnings: dict[int, str] = field(default_factory=dict)
+    """What the decoder found wrong with images that were scored all the same, by index."""
     metrics: ClassificationMetrics | None = None
     """What is more than errors, where it is wanted; over the images that could be read."""
     real: Sequence[Collection[int]] | None = None
@@ -45,6 +47,7 @@ class Tally:
     def add_records(self, records: Sequence[Record]) -> None:
         """Count records of earlier; UsageError if they lack the probabilities that metrics need."""
         self.unreadable |= {record.index: record.error for record in records if record.rank is None}
+        self.warnings |= {record.index: record.warning for record in records if record.warning}
         there = [record for record in records if record.rank is not None]
         if not self.metrics:
             self.images += len(there)
@@ -70,6 +73,7 @@ class Tally:
         self.top1_errors += other.top1_errors
         self.top5_errors += other.top5_errors
         self.unreadable |= other.unreadable
+        self.warnings |= other.warnings
         if self.metrics and other.metrics:
             self.metrics.merge(other.metrics)
 

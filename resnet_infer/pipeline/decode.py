@@ -20,6 +20,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from resnet_infer.console import note
 from resnet_infer.data.source import Pixels
 from resnet_infer.errors import ImageError
+from resnet_infer.pipeline.complaints import listening
 
 MAX_PIXELS = 2**27
 """Larger images are refused unseen: a small file can claim a size that fills the memory."""
@@ -41,8 +42,17 @@ def decode(image: bytes | Pixels) -> Tensor:
 
     Raises ImageError, naming no file: the caller knows it.
     """
+    return decode_noting(image)[0]
+
+
+def decode_noting(image: bytes | Pixels) -> tuple[Tensor, str]:
+    """`decode`, and what the decoder found wrong with an image that it decoded all the same.
+
+    Only ordinary JPEG has such warnings: other formats have checksums (PNG), are refused when they are cut (all that
+    Pillow decodes), or have nothing to tell damage by (BMP, TIFF and PPM without compression).
+    """
     if isinstance(image, np.ndarray):
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1), ""
     if not image:
         raise ImageError("the file is empty")
     try:
@@ -59,7 +69,7 @@ def decode(image: bytes | Pixels) -> Tensor:
         raise ImageError(f"damaged or truncated ({_reason(error)})") from error
 
 
-def _decode(data: bytes) -> Tensor:
+def _decode(data: bytes) -> tuple[Tensor, str]:
     formats = next((formats for magic, formats in MAGIC.items() if data.startswith(magic)), FORMATS)
     with Image.open(io.BytesIO(data), formats=formats) as image:
         width, height = image.size
@@ -69,9 +79,10 @@ def _decode(data: bytes) -> Tensor:
             )
         if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-            x_CHW = decode_jpeg(torch.frombuffer(data, dtype=torch.uint8), mode=ImageReadMode.RGB)
-            return _upright(x_CHW, orientation)
-        return torch.from_numpy(np.array(to_rgb(ImageOps.exif_transpose(image)))).permute(2, 0, 1)
+            with listening() as warned:
+                x_CHW = decode_jpeg(torch.frombuffer(data, dtype=torch.uint8), mode=ImageReadMode.RGB)
+            return _upright(x_CHW, orientation), warned[0] if warned else ""
+        return torch.from_numpy(np.array(to_rgb(ImageOps.exif_transpose(image)))).permute(2, 0, 1), ""
 
 
 def jpeg_header(data: bytes) -> tuple[int, int] | None:

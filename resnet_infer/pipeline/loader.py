@@ -91,6 +91,7 @@ def load(
     image_timeout_s: float = IMAGE_TIMEOUT_S,
     *,
     offload: Offload = "nothing",
+    strict: bool = False,
     upload: Upload | None = None,
 ) -> Iterator[Rendered]:
     """Every image of `indices` in order, rendered; with no protocols, only decoded, to see whether it can be.
@@ -98,7 +99,9 @@ def load(
     See `load_chunks`.
     """
     with Crew(source) as crew:
-        for chunk in load_chunks(crew, protocols, indices, workers, image_timeout_s, offload=offload, upload=upload):
+        for chunk in load_chunks(
+            crew, protocols, indices, workers, image_timeout_s, offload=offload, strict=strict, upload=upload
+        ):
             yield from chunk.images()
 
 
@@ -111,17 +114,18 @@ def load_chunks(
     *,
     offload: Offload = "nothing",
     hashed: bool = False,
+    strict: bool = False,
     upload: Upload | None = None,
 ) -> Generator[Chunk, None, None]:
     """The images of `indices` in order, several at a time.
 
     In worker processes, an image that crashes its decoder or takes longer than `image_timeout_s` is a record too.
     `workers` of 0 works in this process, without that guard. `hashed` has the records hold a hash of each image's
-    bytes. `upload` takes a block of bytes to the device, where
-    tiles are cut and what is `offload`ed is done. Raises DataError if worker processes cannot be kept alive,
-    OutOfMemory if the device has no room for the images.
+    bytes; with `strict` an image that its decoder warns of is unreadable. `upload` takes a block of bytes to the
+    device, where tiles are cut and what is `offload`ed is done. Raises DataError if worker processes cannot be kept
+    alive, OutOfMemory if the device has no room for the images.
     """
-    how = How(tuple(protocols), offload, hashed)
+    how = How(tuple(protocols), offload, hashed, strict)
     upload = upload or Upload(torch.device("cpu"))
     size = max(1, min(CHUNK, -(-len(indices) // max(1, 2 * workers))))
     if workers:

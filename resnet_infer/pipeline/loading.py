@@ -10,7 +10,11 @@ IMAGE_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loading:
-    """No score depends on any of these, but that `offload` may change pixels by a level or some."""
+    """How images get to the network.
+
+    No score depends on any of these, but that `offload` may change pixels by a level or some, and that `strict_decode`
+    leaves images without one.
+    """
 
     batch_size: int | None = None
     """Tiles of the native size in a batch, which bounds every batch by the same number of pixels; it is halved when
@@ -26,6 +30,9 @@ class Loading:
     def guarded(self) -> "Loading":
         """The same with every image decoded in a worker process, as it may be broken."""
         return self if self.image_timeout_s else replace(self, image_timeout_s=IMAGE_TIMEOUT_S)
+
+    strict_decode: bool = False
+    """Whether a JPEG file that its decoder warns of, as damaged, is unreadable; else it is scored and named."""
 
     @property
     def limit_s(self) -> float:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from resnet_infer.data.source import Pixels, content_hash
-from resnet_infer.errors import DataError
-from resnet_infer.pipeline.decode import decode, decode_jpegs, jpeg_header
+from resnet_infer.errors import DataError, ImageError
+from resnet_infer.pipeline.decode import decode_jpegs, decode_noting, jpeg_header
 from resnet_infer.pipeline.render import distinct_tiles, layouts, regions, render
 from resnet_infer.pipeline.transfer import Upload
 from resnet_infer.spec.protocols import Protocol, Size
@@ -35,6 +35,8 @@ class How(NamedTuple):
     offload: Offload = "nothing"
     hashed: bool = False
     """Whether a hash of its bytes is taken, too."""
+    strict: bool = False
+    """Whether an image that the decoder warns of is unreadable."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +80,8 @@ class ImageRecord:
     error: str = ""
     content: str = ""
     """`content_hash` of the image's bytes, where it was asked for."""
+    warning: str = ""
+    """What the decoder found wrong with an image that it decoded all the same; a GPU's says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +103,9 @@ def prepare(index: int, read: Callable[[], bytes | Pixels], how: How) -> Prepare
         if offload == "decoding" and isinstance(data, bytes) and protocols and (size := jpeg_header(data)):
             part = torch.frombuffer(bytearray(data), dtype=torch.uint8)
             return Prepared(ImageRecord(index, size, "jpeg", len(data), content=content), (part,))
-        x_CHW = decode(data)
+        x_CHW, warning = decode_noting(data)
+        if warning and how.strict:
+            raise ImageError(f"damaged ({warning})")
         height, width = x_CHW.shape[1:]
         parts = [x_CHW.permute(1, 2, 0)] if protocols else []
         form: Form = "image"
@@ -110,7 +116,7 @@ def prepare(index: int, read: Callable[[], bytes | Pixels], how: How) -> Prepare
     except DataError as error:
         return Prepared(ImageRecord(index, error=str(error)))
     length = sum(part.numel() for part in parts)
-    return Prepared(ImageRecord(index, (height, width), form, length, content=content), parts)
+    return Prepared(ImageRecord(index, (height, width), form, length, content=content, warning=warning), parts)
 
 
 def pack(images: Sequence[Prepared], allocate: Callable[[int], Tensor]) -> tuple[Tensor, list[ImageRecord]]:

@@ -57,6 +57,7 @@ def score(
     indices: Sequence[int] | None = None,
     loading: Loading = DEFAULT,
     crew: Crew | None = None,
+    seen: Callable[[ImageRecord], object] | None = None,
 ) -> Iterator[Scored]:
     """Score images (all, or those of `indices`) with every member over one decode; results come as they are finished.
 
@@ -66,7 +67,7 @@ def score(
     Raises UsageError if members do not go together, or a model's head or input shape cannot serve a protocol;
     BackendError if a score is not a number, OutOfMemory if a single tile does not fit.
     """
-    for images in score_groups(members, source, indices=indices, loading=loading, crew=crew):
+    for images in score_groups(members, source, indices=indices, loading=loading, crew=crew, seen=seen):
         if images.error:
             yield Scored(index=images.indices[0], probs_PK=None, error=images.error)
             continue
@@ -83,13 +84,16 @@ def score_groups(
     loading: Loading = DEFAULT,
     crew: Crew | None = None,
     seen: Callable[[ImageRecord], object] | None = None,
+    hashed: bool = False,
 ) -> Generator[Finished, None, None]:
     """`score` for many images at a time: those that one batch finished, reduced to what is wanted of them.
 
     `reduce` is given the probabilities of each group on the device that the models run on, and only what it returns
     travels to the host. An image that could not be read comes alone. `seen` is called with the record of every image
-    before it is scored, a hash of its bytes in it.
+    before it is scored; there is a hash of its bytes in it if they are to be `hashed`.
     """
+    if loading.strict_decode and loading.offload == "decoding":
+        raise UsageError("--strict-decode needs the CPU's decoder, which tells damage; leave out --decode device")
     for member in members:
         for protocol in member.protocols:
             check_served(member.model, protocol)
@@ -116,7 +120,8 @@ def score_groups(
             workers,
             loading.limit_s,
             offload=loading.offload,
-            hashed=seen is not None,
+            hashed=hashed,
+            strict=loading.strict_decode,
             upload=Upload(device),
         )
         for chunk in stack.enter_context(closing(loaded)):

@@ -19,6 +19,7 @@ def check_of(record: Record) -> int:
         record.rank,
         list(record.top_classes),
         as_utf8(record.error),
+        as_utf8(record.warning),
         record.content_sha256,
         record.source_mark,
     ]

@@ -144,6 +144,7 @@ class Parquet:
             ("top_classes", a.list_(a.int32())),
             ("top_probs", a.list_(a.float32())),
             ("error", a.string()),
+            ("warning", a.string()),
             ("content_sha256", a.string()),
             ("source_mark", a.int64()),
             ("check", a.uint32()),
@@ -154,7 +155,7 @@ class Parquet:
         """Records as columns."""
         own = [name for name in schema.names if name not in ("check", "probs")]
         columns: dict[str, list[Any]] = {name: [getattr(record, name) for record in records] for name in own}
-        for name in ("name", "label", "error"):
+        for name in ("name", "label", "error", "warning"):
             columns[name] = [as_utf8(text) for text in columns[name]]
         columns["check"] = [check_of(record) for record in records]
         if "probs" in schema.names:
@@ -175,6 +176,7 @@ def _values(record: Record) -> dict[str, Any]:
         "top_classes": list(record.top_classes),
         "top_probs": [float(f"{prob:.9g}") for prob in record.top_probs],
         "error": as_utf8(record.error),
+        "warning": as_utf8(record.warning),
         "content_sha256": record.content_sha256,
         "source_mark": record.source_mark,
         "check": check_of(record),

@@ -7,7 +7,7 @@ from resnet_infer import __version__
 from resnet_infer.backends.load import Model
 from resnet_infer.data.source import Source
 from resnet_infer.errors import UsageError
-from resnet_infer.pipeline.packing import Offload
+from resnet_infer.pipeline.loading import Loading
 from resnet_infer.predictions.listing import Listing
 from resnet_infer.predictions.records import Identity
 from resnet_infer.spec.protocols import Protocol
@@ -19,7 +19,7 @@ def identity_of(
     source: Source,
     listing: Listing,
     *,
-    offload: Offload,
+    loading: Loading,
     probabilities: bool,
 ) -> Identity:
     """The identity of the records that this evaluation makes; UsageError for a model that is in no file."""
@@ -38,7 +38,8 @@ def identity_of(
         device=info.device.partition(":")[0],
         precision=info.precision,
         runtime=dict(info.versions),
-        offload=offload,
+        offload=loading.offload,
+        strict_decode=loading.strict_decode,
         protocols=[asdict(protocol) for protocol in protocols],
         data=source.name,
         data_sha256=listing.sha256,

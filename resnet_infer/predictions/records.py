@@ -40,6 +40,8 @@ class Record:
     top_probs: Sequence[float] = ()
     error: str = ""
     """Why the image could not be read."""
+    warning: str = ""
+    """What the decoder found wrong with an image that it decoded all the same."""
     content_sha256: str = ""
     """The first 32 hex digits of the SHA-256 of the image's bytes as they were scored (`data.source.content_hash`)."""
     source_mark: int = 0
@@ -70,6 +72,8 @@ class Identity:
     """The backend's version and whatever else its scores depend on, as ONNX Runtime's provider."""
     offload: str
     """What of preparing the images the device did."""
+    strict_decode: bool = False
+    """Whether images that their decoder warned of counted as unreadable."""
     protocols: Sequence[Mapping[str, Any]]
     """The fields of every `protocols.Protocol`, in order."""
     data: str
@@ -99,6 +103,7 @@ class Identity:
             if not has_check(values):
                 raise ValueError("its checksum differs")
             values = {key: value for key, value in values.items() if key not in ("format", "check")}
+            values = {"strict_decode": False} | values  # new since the first format
             known = {column.name: values.pop(column.name) for column in fields(cls)}
             for name in ("classes", "images"):
                 if type(known[name]) is not int or known[name] < 0:
@@ -129,6 +134,7 @@ _COMPARED = {
     "precision": "the precision",
     "runtime": "the runtime",
     "offload": "where images are prepared",
+    "strict_decode": "whether damaged JPEG files are unreadable",
     "protocols": "the protocols",
     "images": "the number of images",
     "data_sha256": "the data's listing (sha256)",

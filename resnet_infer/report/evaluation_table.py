@@ -20,6 +20,8 @@ def eval_table(results: Sequence[EvalRow]) -> str:
     heads = {key: _head(key, row) for key, row in reversed(list(zip(keys, results, strict=True)))}
     resumed = f" ({first.resumed} scored before)" if first.resumed else ""
     unreadable = f", {len(first.unreadable)} unreadable ({first.on_error})" if first.unreadable else ""
+    if first.decode_warnings:
+        unreadable += f", {first.decode_warnings} damaged but scored"
     return "\n".join(
         [
             *(heads[key] for key in dict.fromkeys(keys)),

@@ -1,6 +1,7 @@
 """A run's folder that was damaged, is in use, or whose images were changed: an error, never another network."""
 
 import random
+import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -58,10 +59,9 @@ def test_a_state_that_lacks_a_part_does_not_go_on(
 ) -> None:
     """Its checksum is right: somebody wrote it so."""
     state = saved.load_state(finished)
-    tmp_path.joinpath("run").mkdir()
+    shutil.copytree(finished, tmp_path / "run")
     fields: dict[str, Any] = {emptied: {}, "recipe": dict(state.recipe) | {"iterations": 6}}
     saved.save_state(tmp_path / "run", replace(state, **fields))
-    (tmp_path / "run" / "metrics.jsonl").write_bytes((finished / "metrics.jsonl").read_bytes())
     result = run("train", images, "--resume", tmp_path / "run", "--workers", 0)
     assert result.code == 1
     assert f"the run's state is damaged: its {emptied}" in result.error
@@ -81,9 +81,8 @@ def test_images_overwritten_after_they_were_trained_on_end_the_run(
     finished: Path, images: Path, tmp_path: Path, run: Callable[..., Any]
 ) -> None:
     state = saved.load_state(finished)
-    (tmp_path / "run").mkdir()
+    shutil.copytree(finished, tmp_path / "run")
     saved.save_state(tmp_path / "run", replace(state, recipe=dict(state.recipe) | {"iterations": 6}))
-    (tmp_path / "run" / "metrics.jsonl").write_bytes((finished / "metrics.jsonl").read_bytes())
     changed = tmp_path / "changed.zip"
     with zipfile.ZipFile(images) as whole, zipfile.ZipFile(changed, "w") as other:
         names = [name for name in whole.namelist() if not name.endswith("/")]
