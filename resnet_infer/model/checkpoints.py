@@ -3,6 +3,8 @@
 import argparse
 import itertools
 import pickle
+import struct
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -143,6 +145,7 @@ def read_file(path: Path) -> tuple[StateDict, Manifest | None]:
 
 
 def _load_pickle(path: Path) -> object:
+    _check_packing(path)
     # torchvision's own training script stores its argparse.Namespace, which is plain data.
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
@@ -161,11 +164,25 @@ def _load_pickle(path: Path) -> object:
         ) from error
 
 
+def _check_packing(path: Path) -> None:
+    """Raise CheckpointError for a zip that unpacks to more than it is: torch stores, and inflates without bound."""
+    try:
+        with path.open("rb") as file:
+            if file.read(4) != b"PK\x03\x04":
+                return
+            with zipfile.ZipFile(file) as archive:
+                unpacked = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
+        raise CheckpointError(f"{path}: not a PyTorch checkpoint, or truncated; download or save it again") from error
+    if unpacked > path.stat().st_size:
+        raise CheckpointError(f"{path}: is packed, to {unpacked:,} bytes; torch.save stores: save it again")
+
+
 def _global_in(message: str) -> str:
     words = message.replace("`", " ").split()
     for before, word in itertools.pairwise(words):
         if before in ("GLOBAL", "global:", "class", "function", "operand") and word != "GLOBAL":
-            return word.strip(".,")
+            return word.strip(".,")[:100]
     return "an object other than tensors"
 
 
