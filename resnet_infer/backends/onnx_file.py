@@ -5,6 +5,7 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
+from resnet_infer.backends.onnx_checks import check_graph
 from resnet_infer.errors import ArtifactError, UsageError
 from resnet_infer.model.checkpoints import Overrides, native_preprocessing
 from resnet_infer.spec import manifest as manifests
@@ -14,7 +15,10 @@ from resnet_infer.spec.manifest import Manifest
 
 
 def load_graph(path: Path) -> onnx.ModelProto:
-    """The model without its external data, if any; raises UsageError or ArtifactError if it is no ONNX file."""
+    """The model without its external data, if any.
+
+    Raises UsageError without the file, ArtifactError if it is no ONNX file or what `check_graph` does not let pass.
+    """
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
     try:
@@ -23,6 +27,7 @@ def load_graph(path: Path) -> onnx.ModelProto:
         raise ArtifactError(f"{path}: not an ONNX file, or damaged; export or download it again") from error
     if not proto.graph.node:
         raise ArtifactError(f"{path}: not an ONNX file, or an empty one; export or download it again")
+    check_graph(proto, path)
     return proto
 
 
