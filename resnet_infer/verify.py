@@ -68,7 +68,7 @@ def _weights(path: Path) -> list[str]:
 def _onnx(path: Path) -> list[str]:
     import onnx
 
-    from resnet_infer.backends.onnx_file import check_graph, load_graph, stored_manifest
+    from resnet_infer.backends.onnx_file import check_checksum, load_graph, stored_manifest
     from resnet_infer.backends.onnx_layers import file_precision, read_layers
     from resnet_infer.spec.precisions import check_claim
 
@@ -81,7 +81,7 @@ def _onnx(path: Path) -> list[str]:
     manifest = stored_manifest(proto, str(path))
     if manifest is None:
         return ["a valid graph", f"{file_precision(layers)} by its {len(layers)} layers", "no manifest in it"]
-    check_graph(proto, manifest, str(path))
+    check_checksum(proto, manifest, str(path))
     check_claim(manifest.precision, layers, manifest.kept_float, str(path))
     classes = proto.graph.output[0].type.tensor_type.shape.dim
     if len(classes) > 1 and classes[1].dim_value not in (0, manifest.spec.classes):

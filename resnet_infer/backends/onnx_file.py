@@ -8,6 +8,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx.external_data_helper import uses_external_data
 
+from resnet_infer.backends.onnx_checks import check_graph
 from resnet_infer.errors import ArtifactError, UsageError
 from resnet_infer.files import sha256_of
 from resnet_infer.model.checkpoints import Overrides, native_preprocessing
@@ -18,9 +19,9 @@ from resnet_infer.spec.manifest import Manifest
 
 
 def load_graph(path: Path, data: bytes | None = None) -> onnx.ModelProto:
-    """The model without its external data, if any; raises UsageError or ArtifactError if it is no ONNX file.
+    """The model without its external data, if any; `data` are the file's bytes where they have been read.
 
-    `data` are the file's bytes where they have been read.
+    Raises UsageError without the file, ArtifactError if it is no ONNX file or what `check_graph` does not let pass.
     """
     try:
         proto = onnx.load_model_from_string(file_bytes(path) if data is None else data)
@@ -28,6 +29,7 @@ def load_graph(path: Path, data: bytes | None = None) -> onnx.ModelProto:
         raise ArtifactError(f"{path}: not an ONNX file, or damaged; export or download it again") from error
     if not proto.graph.node:
         raise ArtifactError(f"{path}: not an ONNX file, or an empty one; export or download it again")
+    check_graph(proto, path)
     return proto
 
 
@@ -81,7 +83,7 @@ def graph_sha256(proto: onnx.ModelProto) -> str:
     return digest.hexdigest()
 
 
-def check_graph(proto: onnx.ModelProto, manifest: Manifest, where: str) -> None:
+def check_checksum(proto: onnx.ModelProto, manifest: Manifest, where: str) -> None:
     """Raise ArtifactError if a graph is not the one that its manifest was written for."""
     if manifest.weights_sha256 and manifest.weights_sha256 != graph_sha256(proto):
         raise ArtifactError(
@@ -98,7 +100,7 @@ def manifest_of(proto: onnx.ModelProto, path: Path, overrides: Overrides) -> Man
     stored = stored_manifest(proto, str(path), verify=overrides.verify)
     if stored:
         if overrides.verify:
-            check_graph(proto, stored, str(path))
+            check_checksum(proto, stored, str(path))
         if overrides.arch and overrides.arch != stored.spec.name:
             raise UsageError(f"{path}: its manifest says {stored.spec.name}; --arch {overrides.arch} cannot change it")
         return overrides.applied_to(stored, str(path))

@@ -60,29 +60,26 @@ class _Graph:
 
     def weights(self, name: str) -> tuple[str, int] | None:
         """Type and number of the weights behind this name; None if it is no constant."""
-        if name in self.initializers:
-            tensor = self.initializers[name]
-            return NAMES.get(tensor.data_type, "other"), math.prod(tensor.dims)
-        node = self.producers.get(name)
-        if node is None:
-            return None
-        behind = self.weights(node.input[0]) if node.input else None
-        if node.op_type in VIEWS or node.op_type == "DequantizeLinear":
-            return behind
-        if node.op_type == "Cast" and behind:
-            return NAMES.get(_attribute(node, "to"), "other"), behind[1]
-        if node.op_type == "QuantizeLinear" and behind:
-            return self._zero_point_type(node), behind[1]
-        return None
+        kind = ""  # as the last conversion before the layer leaves it
+        while name not in self.initializers:
+            node = self.producers.get(name)
+            if node is None or not node.input:
+                return None
+            if node.op_type == "Cast":
+                kind = kind or NAMES.get(_attribute(node, "to"), "other")
+            elif node.op_type == "QuantizeLinear":
+                kind = kind or self._zero_point_type(node)
+            elif node.op_type not in VIEWS and node.op_type != "DequantizeLinear":
+                return None
+            name = node.input[0]
+        tensor = self.initializers[name]
+        return kind or NAMES.get(tensor.data_type, "other"), math.prod(tensor.dims)
 
     def quantized(self, name: str) -> str:
         """int8 or fp8 if this tensor comes out of a DequantizeLinear, maybe through a layout change; else empty."""
-        node = self.producers.get(name)
-        if node is None:
-            return ""
-        if node.op_type == "DequantizeLinear":
-            return self._zero_point_type(node)
-        return self.quantized(node.input[0]) if node.op_type in VIEWS else ""
+        while (node := self.producers.get(name)) and node.op_type in VIEWS:
+            name = node.input[0]
+        return self._zero_point_type(node) if node and node.op_type == "DequantizeLinear" else ""
 
     def _zero_point_type(self, node: NodeProto) -> str:
         if len(node.input) < 3 or node.input[2] not in self.initializers:

@@ -13,14 +13,16 @@ from torch import Tensor
 
 from resnet_infer.errors import CheckpointError, UsageError
 from resnet_infer.model.resnet import INPUT_OFFSET
-from resnet_infer.spec.architectures import BlockKind, ModelSpec, Shortcut, Stem, canonical
+from resnet_infer.spec.architectures import MAX_BLOCKS_PER_STAGE, BlockKind, ModelSpec, Shortcut, Stem, canonical
 
 StateDict = dict[str, Tensor]
 
 WRAPPINGS = ("state_dict_ema", "model_ema", "state_dict", "model")
 PREFIXES = ("module.", "_orig_mod.", "model.")
 RENAMED = ((re.compile(r"^linear\."), "fc."), (re.compile(r"\.shortcut\."), ".downsample."))
-_BLOCK = re.compile(r"layer(\d+)\.(\d+)\.")
+MAX_WRAPPINGS = 8
+"""Wrappings or prefixes around one another; a pickle may even hold itself."""
+_BLOCK = re.compile(r"layer([0-9]+)\.([0-9]+)\.")
 
 
 def unwrap(loaded: object, where: str) -> StateDict:
@@ -28,18 +30,20 @@ def unwrap(loaded: object, where: str) -> StateDict:
 
     Averaged (EMA) weights are preferred where both are stored. Raises CheckpointError if there are no tensors.
     """
-    while isinstance(loaded, Mapping) and (inner := [loaded[w] for w in WRAPPINGS if _holds_mapping(loaded, w)]):
-        loaded = inner[0]
+    for _ in range(MAX_WRAPPINGS):
+        if isinstance(loaded, Mapping) and (inner := [loaded[w] for w in WRAPPINGS if _holds_mapping(loaded, w)]):
+            loaded = inner[0]
     if not isinstance(loaded, Mapping):
         raise CheckpointError(
             f"{where}: holds a {type(loaded).__name__}, not a state dict; save model.state_dict() instead"
         )
-    tensors = {str(k): v for k, v in loaded.items() if isinstance(v, Tensor)}
+    tensors = {k: v for k, v in loaded.items() if isinstance(k, str) and isinstance(v, Tensor)}
     if not tensors:
-        keys = ", ".join(map(str, list(loaded)[:6])) or "nothing"
+        keys = ", ".join(k[:40] for k in list(loaded)[:6] if isinstance(k, str)) or "nothing"
         raise CheckpointError(f"{where}: no tensors in it (top-level keys: {keys}); save model.state_dict() instead")
-    while prefix := next((p for p in PREFIXES if all(k.startswith(p) or k == "n_averaged" for k in tensors)), None):
-        tensors = {k.removeprefix(prefix): v for k, v in tensors.items() if k != "n_averaged"}
+    for _ in range(MAX_WRAPPINGS):
+        if prefix := next((p for p in PREFIXES if all(k.startswith(p) or k == "n_averaged" for k in tensors)), None):
+            tensors = {k.removeprefix(prefix): v for k, v in tensors.items() if k != "n_averaged"}
     return {_rename(key): tensor for key, tensor in tensors.items()}
 
 
@@ -71,13 +75,7 @@ def read_architecture(tensors: Mapping[str, Tensor], where: str) -> ModelSpec:
             f"{where}: not a ResNet of the paper: conv1.weight is {_shape(conv1)}; the stem is one 7x7 or 3x3 "
             "convolution of 3 channels (deep stems and grey inputs are other networks)"
         )
-    stages: dict[int, int] = {}
-    for key in tensors:
-        if match := _BLOCK.match(key):
-            stage, index = int(match[1]), int(match[2])
-            stages[stage] = max(stages.get(stage, 0), index + 1)
-    if sorted(stages) != list(range(1, len(stages) + 1)) or not stages:
-        raise CheckpointError(f"{where}: not a ResNet: stages {sorted(stages)} instead of layer1, layer2, ...")
+    stages = _stages(tensors, where)
     block: BlockKind = "bottleneck" if "layer1.0.conv3.weight" in tensors else "basic"
     widths = []
     for stage in sorted(stages):
@@ -102,6 +100,23 @@ def read_architecture(tensors: Mapping[str, Tensor], where: str) -> ModelSpec:
         )
     except UsageError as error:
         raise CheckpointError(f"{where}: not a ResNet: {error}") from error
+
+
+def _stages(tensors: Mapping[str, Tensor], where: str) -> dict[int, int]:
+    """Blocks of every stage, none missing; a file that names block 10^9 has it refused, not counted up to."""
+    found: dict[int, set[int]] = {}
+    for key in tensors:
+        if match := _BLOCK.match(key):
+            if max(len(match[1]), len(match[2])) > len(str(MAX_BLOCKS_PER_STAGE)):
+                raise CheckpointError(f"{where}: not a ResNet: it has a tensor {key[:60]}")
+            found.setdefault(int(match[1]), set()).add(int(match[2]))
+    if not found or max(found) != len(found) or 0 in found:
+        raise CheckpointError(f"{where}: not a ResNet: stages {_some(sorted(found))} instead of layer1, layer2, ...")
+    for stage, blocks in found.items():
+        if max(blocks) != len(blocks) - 1:
+            gap = min(set(range(len(blocks))) - blocks)
+            raise CheckpointError(f"{where}: not a ResNet: has layer{stage}.{max(blocks)} and no layer{stage}.{gap}")
+    return {stage: len(blocks) for stage, blocks in found.items()}
 
 
 def expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
@@ -139,6 +154,12 @@ def conform(tensors: StateDict, spec: ModelSpec, where: str) -> StateDict:
         k for k in shapes if tensors[k].layout is not torch.strided or tensors[k].is_complex() or tensors[k].is_meta
     ]:
         raise CheckpointError(f"{where}: {_some(odd)} cannot be used: sparse, complex or without data; save it dense")
+    held = {tensors[k].untyped_storage().data_ptr(): tensors[k].untyped_storage().nbytes() for k in shapes}
+    claimed = sum(tensors[k].numel() * tensors[k].element_size() for k in shapes)
+    if claimed > sum(held.values()):  # tensors that repeat one number, or share what they hold, cost no file anything
+        raise CheckpointError(
+            f"{where}: its tensors claim {claimed:,} bytes of values and hold {sum(held.values()):,}; save it anew"
+        )
     state = {k: tensors[k].to(torch.float32) for k in shapes}
     if bad := [k for k, v in state.items() if not bool(torch.isfinite(v).all())]:
         raise CheckpointError(f"{where}: {len(bad)} tensors hold NaN or infinity ({_some(bad)}); the file is damaged")
@@ -157,4 +178,4 @@ def _shape_of(shape: tuple[int, ...]) -> str:
 
 def _some(keys: Any, most: int = 4) -> str:
     keys = list(keys)
-    return ", ".join(keys[:most]) + (f", ... {len(keys)} in all" if len(keys) > most else "")
+    return ", ".join(str(key)[:60] for key in keys[:most]) + (f", ... {len(keys)} in all" if len(keys) > most else "")

@@ -6,6 +6,8 @@ import io
 import itertools
 import json
 import pickle
+import struct
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -176,6 +178,7 @@ def _bytes_of(path: Path) -> bytes:
 
 
 def _load_pickle(data: bytes, path: Path) -> object:
+    _check_packing(data, path)
     # torchvision's own training script stores its argparse.Namespace, which is plain data.
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
@@ -194,11 +197,24 @@ def _load_pickle(data: bytes, path: Path) -> object:
         ) from error
 
 
+def _check_packing(data: bytes, path: Path) -> None:
+    """Raise CheckpointError for a zip that unpacks to more than it is: torch stores, and inflates without bound."""
+    if not data.startswith(b"PK\x03\x04"):
+        return
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
+        raise CheckpointError(f"{path}: not a PyTorch checkpoint, or truncated; download or save it again") from error
+    if unpacked > len(data):
+        raise CheckpointError(f"{path}: is packed, to {unpacked:,} bytes; torch.save stores: save it again")
+
+
 def _global_in(message: str) -> str:
     words = message.replace("`", " ").split()
     for before, word in itertools.pairwise(words):
         if before in ("GLOBAL", "global:", "class", "function", "operand") and word != "GLOBAL":
-            return word.strip(".,")
+            return word.strip(".,")[:100]
     return "an object other than tensors"
 
 

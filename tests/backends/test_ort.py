@@ -10,7 +10,8 @@ import torch
 from onnx import TensorProto, helper
 
 from resnet_infer.backends.load import open_model
-from resnet_infer.backends.ort import MAX_SIZES, RUNS_BEFORE
+from resnet_infer.backends.onnx_file import manifest_of
+from resnet_infer.backends.ort import MAX_SIZES, RUNS_BEFORE, OrtBackend
 from resnet_infer.errors import ArtifactError, BackendError, OutOfMemory, ResnetInferError, UsageError
 from resnet_infer.exporters.to_onnx import export_onnx
 from resnet_infer.model.checkpoints import Overrides, load_checkpoint
@@ -86,7 +87,9 @@ def test_memory_that_runs_out_is_told_apart(tmp_path: Path) -> None:
     model.graph.node[2].input[0] = "vast"
     onnx.save(model, path)
     with pytest.raises(OutOfMemory, match=r"a batch of \(5, 3, 32, 32\) does not fit"):
-        open_model(str(path), device="cpu", overrides=FLAGS).backend.run(images(5), "pooled")
+        OrtBackend(path, manifest_of(model, path, FLAGS), "cpu").run(images(5), "pooled")
+    with pytest.raises(ArtifactError, match="Expand 'vast': not an operator of image classifiers"):
+        open_model(str(path), device="cpu", overrides=FLAGS)
 
 
 def test_fixed_sides_are_stated(tmp_path: Path) -> None:
