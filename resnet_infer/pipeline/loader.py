@@ -11,7 +11,8 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from resnet_infer.data.source import Source
+from resnet_infer.console import note
+from resnet_infer.data.source import Source, held_bytes
 from resnet_infer.errors import OutOfMemory
 from resnet_infer.pipeline.loading import IMAGE_TIMEOUT_S
 from resnet_infer.pipeline.packing import Chunk, ImageRecord, Offload, Prepared, Rendered, pack, prepare, unpack, weight
@@ -24,6 +25,8 @@ CHUNK = 16
 """Images that travel together from a worker: one message, one block of shared memory."""
 BLOCK_BYTES = 2**27
 """Of the images that travel together: with one that reaches it, on the CPU or on the device, a block is full."""
+READERS_BYTES = 2**31
+"""That all worker processes together may keep of what their source unpacks; where parts are large, fewer work."""
 TOGETHER = 128
 """Images that are decoded or rendered on the device in one go: nvJPEG is several times as fast on many files."""
 PIXELS = 2**27
@@ -81,6 +84,10 @@ class Crew:
         self, how: How, indices: Sequence[int], size: int, workers: int, limit_s: float
     ) -> Generator[Task, None, None]:
         """See `Pool.run`; raises RuntimeError while another pass is under way."""
+        if (held := held_bytes(self.source)) and workers > (most := max(1, READERS_BYTES // held)):
+            if not self._pool:
+                note(f"{self.source.name}: a worker process keeps up to {held / 2**20:.0f} MiB of it; {most} at work")
+            workers = most
         if self._pool and self._pool.workers != workers and not self._pool.running:
             self.close()
         self._pool = self._pool or Pool(_Chunks(self.source), workers)
