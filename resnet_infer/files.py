@@ -1,15 +1,20 @@
 """Files of ours: written whole or not at all, known by their hash, and the folder where downloads are kept."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from resnet_infer.errors import UsageError
+
+NOT_REGULAR = "a pipe, socket or device, not a regular file; standard input is read as `-`"
 
 
 @contextlib.contextmanager
@@ -121,3 +126,20 @@ def cache_folder() -> Path:
     own = os.environ.get("RESNET_INFER_CACHE")
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(own) if own else Path(home) / "resnet-infer"
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """A regular file for reading, never waited for as a pipe would be. Raises OSError for anything else."""
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0))
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket, or a device that is not there
+            raise OSError(errno.EINVAL, NOT_REGULAR, os.fspath(path)) from error
+        raise
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode):
+        return open(handle, "rb")
+    os.close(handle)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    raise OSError(errno.EINVAL, NOT_REGULAR, os.fspath(path))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_infer.data.samples import LabelColumn, Lazy, Sample
-from resnet_infer.data.source import Pixels, Source, mark_of
+from resnet_infer.data.source import Pixels, Source, held_bytes, mark_of
 from resnet_infer.errors import DataError, UsageError
 from resnet_infer.spec.labels import Labels, imagenet1k
 
@@ -37,6 +37,7 @@ class Relabelled:
         self.name = source.name
         self.samples: Sequence[Sample] = _Samples(source.samples, LabelColumn(labels))
         self.left_out = source.left_out
+        self.held_bytes = held_bytes(source)
         self._source = source
 
     def read(self, sample: Sample) -> bytes | Pixels:

@@ -3,6 +3,7 @@
 `open_source` finds the right kind, which `data.formats` then reads in place.
 """
 
+import codecs
 import io
 import os
 from collections.abc import Sequence
@@ -11,12 +12,20 @@ from pathlib import Path
 from typing import BinaryIO
 
 from resnet_infer.data.formats.folders import IMAGE_SUFFIXES, Files, folder_tree
+from resnet_infer.data.formats.zip_file import MAX_BYTES
 from resnet_infer.data.patterns import matching
 from resnet_infer.data.samples import LabelColumn, Lazy, Samples, Strings
 from resnet_infer.data.source import Joined, Memory, Part, Source
 from resnet_infer.errors import DataError, UsageError
+from resnet_infer.files import NOT_REGULAR, open_regular
 
 LIST_SUFFIXES = (".txt", ".tsv", ".lst", ".list")
+MAX_LIST_BYTES = 2**30
+"""Of a list, with 16 more for each line and 256 for each class."""
+MAX_LINE_BYTES = 2**16
+"""Of a line of a list; no system has longer paths."""
+MAX_STDIN_NAMES = 2**26
+"""Bytes of names on standard input; an image there may have MAX_BYTES, as in a file."""
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 
@@ -42,6 +51,8 @@ def _opened_one(path: str, part: Part) -> Source:
     try:
         if not where.exists():
             raise DataError(f"{path}: no such file or folder")
+        if not where.is_file() and not where.is_dir():
+            raise DataError(f"{path}: {NOT_REGULAR}")
         source = _source_at(where, path, part)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
@@ -122,13 +133,20 @@ def _single_files(paths: Sequence[str]) -> Files:
 
 def _list_file(path: Path) -> Files:
     names, labels = Strings(), LabelColumn()
+    total = 0
     try:
-        with path.open(encoding="utf-8-sig", newline="\n") as file:
-            for line in file:  # only "\n" ends one: other separators may be part of a name
+        with open_regular(path) as file:
+            while encoded := file.readline(MAX_LINE_BYTES + 1):  # only "\n" ends one: others may be part of a name
+                if len(encoded) > MAX_LINE_BYTES:
+                    raise DataError(f"{path}: a line of it has over {MAX_LINE_BYTES:,} bytes; a path is shorter")
+                line = encoded.decode("utf-8" if total else "utf-8-sig")
+                total += len(encoded)
                 if line.strip():
                     name, _, label = line.rstrip("\n").rstrip("\r").partition("\t")
                     names.append(name)
                     labels.append(label.strip() or None)
+                if total + 16 * len(names) + 256 * len(labels.texts) > MAX_LIST_BYTES:
+                    raise DataError(f"{path}: over the limit of {MAX_LIST_BYTES:,} bytes for a list; divide it")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not a text file; a list has one `path<TAB>label` a line") from error
     return Files(str(path), Samples(names, labels, _Beside(path.parent, names)))
@@ -150,13 +168,27 @@ class _Beside(Lazy[str]):
 
 
 def _standard_input(stdin: BinaryIO) -> list[Source]:
-    data = stdin.read()
+    data = stdin.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise UsageError(f"-: standard input has over the limit of {MAX_BYTES:,} bytes for an image")
     if not data.strip():
         raise UsageError("-: standard input is empty; pipe in an image, or paths of images, one a line")
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError:
-        text = "\0"
-    if "\0" in text:
+    if not _is_text(data):
         return [Memory("standard input", [("-", data)])]
-    return _opened([line.strip() for line in io.StringIO(text) if line.strip()], "test")
+    if len(data) > MAX_STDIN_NAMES:
+        raise UsageError(
+            f"-: standard input has over the limit of {MAX_STDIN_NAMES:,} bytes for names; give a list file"
+        )
+    lines = (line.decode("utf-8").strip() for line in io.BytesIO(data))
+    return _opened(Strings(line for line in lines if line), "test")
+
+
+def _is_text(data: bytes) -> bool:
+    """Whether it is UTF-8 without NUL; looked at in pieces, since text can take four times the room of its bytes."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        for at in range(0, len(data), 2**20):
+            decoder.decode(data[at : at + 2**20], final=at + 2**20 >= len(data))
+    except UnicodeDecodeError:
+        return False
+    return b"\0" not in data

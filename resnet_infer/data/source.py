@@ -20,6 +20,11 @@ Pixels = NDArray[np.uint8]
 Part = Literal["train", "test"]
 
 
+def held_bytes(source: "Source") -> int:
+    """What each process that reads from a source keeps in memory at most, beside the image it reads."""
+    return int(getattr(source, "held_bytes", 0))
+
+
 @runtime_checkable
 class Source(Protocol):
     """A collection of images."""
@@ -107,6 +112,7 @@ class Joined:
         self.name = sources[0].name if len(sources) == 1 else f"{len(sources)} inputs"
         self.samples = Chosen([source.samples for source in sources], _part_and_sample)
         self.left_out = Strings(name for source in sources for name in source.left_out)
+        self.held_bytes = sum(map(held_bytes, sources))
         self._sources = sources
 
     def read(self, sample: Sample) -> bytes | Pixels:
@@ -130,6 +136,7 @@ class Subset:
     def __init__(self, name: str, source: Source, positions: Sequence[int]) -> None:
         self.name = name
         self.samples = Chosen([source.samples], _own_key, positions)
+        self.held_bytes = held_bytes(source)
         self._source = source
 
     def read(self, sample: Sample) -> bytes | Pixels:

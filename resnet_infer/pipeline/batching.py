@@ -74,6 +74,12 @@ class Tiles:
     def __getitem__(self, part: slice, /) -> "Tiles":
         return Tiles(self.x_BHWC[part], self.slots[part])
 
+    def alone(self) -> "Tiles":
+        """The same without the rest of the block that they are cut from."""
+        if self.x_BHWC.untyped_storage().nbytes() == self.x_BHWC.numel():
+            return self
+        return Tiles(self.x_BHWC.clone(memory_format=torch.contiguous_format), self.slots)
+
 
 class Batcher:
     """Where one member's tiles wait for their batch."""
@@ -107,6 +113,10 @@ class Batcher:
             piece = Tiles(tiles[place], slots)
             for due, pieces in self.buckets.add(lane, lane.height * lane.width, piece):
                 self._run(due, pieces)
+
+    def let_go_of_blocks(self) -> None:
+        """Keep no block in memory for the sake of a few tiles that wait."""
+        self.buckets.change(Tiles.alone)
 
     def rest(self) -> None:
         """Run what still waits."""

@@ -4,7 +4,7 @@ Tiles of different sizes never share a batch: padding would change their scores.
 sequences of them: those of several images that lie side by side stay together.
 """
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -59,6 +59,11 @@ class Buckets(Generic[Key, Entries]):
             yield self._take(key)
         while self._too_much():
             yield self._take(max(self._counts, key=lambda k: self._counts[k] * self._pixels[k]))
+
+    def change(self, how: Callable[[Entries], Entries]) -> None:
+        """Put another piece of as many entries in the place of each that waits."""
+        for pieces in self._waiting.values():
+            pieces[:] = map(how, pieces)
 
     def rest(self) -> Iterator[tuple[Key, list[Entries]]]:
         """Everything still waiting."""

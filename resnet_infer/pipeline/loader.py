@@ -11,10 +11,22 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from resnet_infer.data.source import Source
+from resnet_infer.console import note
+from resnet_infer.data.source import Source, held_bytes
 from resnet_infer.errors import OutOfMemory
 from resnet_infer.pipeline.loading import IMAGE_TIMEOUT_S
-from resnet_infer.pipeline.packing import Chunk, How, ImageRecord, Offload, Prepared, Rendered, pack, prepare, unpack
+from resnet_infer.pipeline.packing import (
+    Chunk,
+    How,
+    ImageRecord,
+    Offload,
+    Prepared,
+    Rendered,
+    pack,
+    prepare,
+    unpack,
+    weight,
+)
 from resnet_infer.pipeline.transfer import Upload
 from resnet_infer.pipeline.worker import Allocate, Made, Task
 from resnet_infer.pipeline.workers import Pool
@@ -22,10 +34,14 @@ from resnet_infer.spec.protocols import Protocol
 
 CHUNK = 16
 """Images that travel together from a worker: one message, one block of shared memory."""
+BLOCK_BYTES = 2**27
+"""Of the images that travel together: with one that reaches it, on the CPU or on the device, a block is full."""
+READERS_BYTES = 2**31
+"""That all worker processes together may keep of what their source unpacks; where parts are large, fewer work."""
 TOGETHER = 128
 """Images that are decoded or rendered on the device in one go: nvJPEG is several times as fast on many files."""
 PIXELS = 2**27
-"""Of images that are in one go; a chunk that has more goes alone."""
+"""Of images that are in one go, decoded or rendered; a block that has more goes alone."""
 FEW = 64
 """Up to so many images, starting worker processes costs more than it gains."""
 
@@ -77,6 +93,10 @@ class Crew:
         self, how: How, indices: Sequence[int], size: int, workers: int, limit_s: float
     ) -> Generator[Task, None, None]:
         """See `Pool.run`; raises RuntimeError while another pass is under way."""
+        if (held := held_bytes(self.source)) and workers > (most := max(1, READERS_BYTES // held)):
+            if not self._pool:
+                note(f"{self.source.name}: a worker process keeps up to {held / 2**20:.0f} MiB of it; {most} at work")
+            workers = most
         if self._pool and self._pool.workers != workers and not self._pool.running:
             self.close()
         self._pool = self._pool or Pool(_Chunks(self.source), workers)
@@ -134,7 +154,7 @@ def load_chunks(
         tasks = _Chunks(crew.source).all_here(how, indices, size)
     at_once = 1 if offload == "nothing" else max(1, TOGETHER // size)
     with closing(tasks):
-        while some := list(_so_many(tasks, at_once)):
+        while some := list(_so_many(tasks, at_once, how.protocols)):
             try:
                 chunk = unpack([_with_lost(task) for task in some], how.protocols, upload)
             except torch.OutOfMemoryError as error:
@@ -145,23 +165,22 @@ def load_chunks(
             yield chunk
 
 
-def _so_many(tasks: Iterator[Task], at_once: int) -> Iterator[Task]:
+def _so_many(tasks: Iterator[Task], at_once: int, protocols: tuple[Protocol, ...]) -> Iterator[Task]:
     """The next tasks to be unpacked in one go."""
-    pixels = 0
+    held = 0
     for task in islice(tasks, at_once):
         yield task
-        pixels += sum(record.size[0] * record.size[1] for record in task.made[1])
-        if pixels >= PIXELS:
+        held += sum(weight(record, protocols) for record in task.values)
+        if held >= 3 * PIXELS:
             return
 
 
 def _with_lost(task: Task) -> tuple[Tensor, list[ImageRecord]]:
     """What a task made, with records of the images that cost a worker process."""
-    block, made = task.made
     if not task.lost:
-        return block, made
-    found = iter(made)
-    return block, [ImageRecord(i, error=task.lost[i]) if i in task.lost else next(found) for i in task.items]
+        return task.block, task.values
+    found = iter(task.values)
+    return task.block, [ImageRecord(i, error=task.lost[i]) if i in task.lost else next(found) for i in task.items]
 
 
 def _here(size: int) -> Tensor:
@@ -181,14 +200,21 @@ class _Chunks:
         """The tasks, done in this process."""
         for at in range(0, len(indices), size):
             items = indices[at : at + size]
-            yield Task(items, made=self.make(how, items, lambda item: None, _here))
+            while items:
+                block, records, count = self.make(how, items, lambda item: None, _here)
+                yield Task(items[:count], block=block, values=records)
+                items = items[count:]
 
     def make(self, how: How, items: Sequence[int], begin: Callable[[int], None], allocate: Allocate) -> Made:
-        prepared = []
+        prepared: list[Prepared] = []
+        held = 0
         for item in items:
             begin(item)
             prepared.append(self._prepared(item, how))
-        return pack(prepared, allocate)
+            held += weight(prepared[-1].record, how.protocols)
+            if held >= BLOCK_BYTES:
+                break
+        return Made(*pack(prepared, allocate), len(prepared))
 
     def _prepared(self, index: int, how: How) -> Prepared:
         return prepare(index, lambda: self.source.read(self.source.samples[index]), how)

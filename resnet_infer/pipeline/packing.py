@@ -17,7 +17,7 @@ from torch import Tensor
 from resnet_infer.data.source import Pixels, content_hash
 from resnet_infer.errors import DataError, ImageError
 from resnet_infer.pipeline.decode import decode_jpegs, decode_noting, jpeg_header
-from resnet_infer.pipeline.render import distinct_tiles, layouts, regions, render
+from resnet_infer.pipeline.render import check_pixels, distinct_tiles, layouts, regions, render
 from resnet_infer.pipeline.transfer import Upload
 from resnet_infer.spec.protocols import Protocol, Size
 
@@ -101,6 +101,7 @@ def prepare(index: int, read: Callable[[], bytes | Pixels], how: How) -> Prepare
         if how.hashed:
             content = content_hash(data)
         if offload == "decoding" and isinstance(data, bytes) and protocols and (size := jpeg_header(data)):
+            check_pixels(distinct_tiles(protocols, *size), size)
             part = torch.frombuffer(bytearray(data), dtype=torch.uint8)
             return Prepared(ImageRecord(index, size, "jpeg", len(data), content=content), (part,))
         x_CHW, warning = decode_noting(data)
@@ -111,12 +112,21 @@ def prepare(index: int, read: Callable[[], bytes | Pixels], how: How) -> Prepare
         form: Form = "image"
         if offload == "nothing":
             form, parts = "regions", render(x_CHW, regions(distinct_tiles(protocols, height, width)))
+        else:
+            check_pixels(distinct_tiles(protocols, height, width), (height, width))
     except OSError as error:
         return Prepared(ImageRecord(index, error=error.strerror or str(error)))
     except DataError as error:
         return Prepared(ImageRecord(index, error=str(error)))
     length = sum(part.numel() for part in parts)
     return Prepared(ImageRecord(index, (height, width), form, length, content=content, warning=warning), parts)
+
+
+def weight(record: ImageRecord, protocols: tuple[Protocol, ...]) -> int:
+    """Bytes that an image's largest form takes: as it travels, decoded, or rendered."""
+    if not record.length or record.form == "regions":
+        return record.length
+    return max(record.length, 3 * record.size[0] * record.size[1], layouts(protocols)(*record.size).length)
 
 
 def pack(images: Sequence[Prepared], allocate: Callable[[int], Tensor]) -> tuple[Tensor, list[ImageRecord]]:
@@ -205,7 +215,7 @@ def _render_by_size(
     for number, x_CHW in images.items():
         by_size.setdefault((x_CHW.shape[1], x_CHW.shape[2]), []).append(number)
     for size, alike in by_size.items():
-        room = max(1, TOGETHER // (size[0] * size[1]))
+        room = max(1, TOGETHER // max(size[0] * size[1], layouts(protocols)(*size).length // 3))
         for numbers in (alike[at : at + room] for at in range(0, len(alike), room)):
             x_BHWC = torch.stack([images[number].permute(1, 2, 0) for number in numbers])  # channels stay innermost
             try:

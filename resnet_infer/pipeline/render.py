@@ -20,6 +20,8 @@ from resnet_infer.spec.protocols import Protocol, Size, Tile
 
 MAX_PIXELS = 2**24
 """Of one resized image. A 640-pixel side allows an aspect ratio of 40."""
+MAX_PIXELS_TOGETHER = 2**25
+"""Of all the sizes that one image is resized to: the paper's five scales allow an aspect ratio of 37."""
 
 
 @lru_cache(maxsize=4096)
@@ -51,6 +53,8 @@ def render(x_CHW: Tensor, tiles: Iterable[Tile]) -> list[Tensor]:
     Images of one size may come together as x_BCHW, whose tiles are (B, height, width, 3).
     Raises ImageError if the image is so long and thin that its resized form would not fit the memory.
     """
+    tiles = list(tiles)
+    check_pixels(tiles, (x_CHW.shape[-2], x_CHW.shape[-1]))
     resized: dict[tuple[Size, str], Tensor] = {}
     rendered = []
     for tile in tiles:
@@ -111,12 +115,23 @@ def in_regions(tiles: tuple[Tile, ...]) -> tuple[int, tuple[tuple[int, int, int,
     return length, tuple(found)
 
 
-def _resize(x_CHW: Tensor, size: Size, interpolation: str) -> Tensor:
-    if size[0] * size[1] > MAX_PIXELS:
-        height, width = x_CHW.shape[-2:]
+def check_pixels(tiles: Iterable[Tile], size: Size) -> None:
+    """Raise ImageError if an image of (height, width) pixels is too large once it is resized for these tiles."""
+    resized = list(dict.fromkeys((tile.resize, tile.interpolation) for tile in tiles))
+    image = f"{size[1]}x{size[0]} is too long and thin"
+    for (height, width), _ in resized:
+        if height * width > MAX_PIXELS:
+            raise ImageError(
+                f"{image}: at {width}x{height} it is over the limit of {MAX_PIXELS / 1e6:.0f} million pixels"
+            )
+    together = sum(height * width for (height, width), _ in resized)
+    if together > MAX_PIXELS_TOGETHER:
         raise ImageError(
-            f"{width}x{height} is too long and thin: at {size[1]}x{size[0]} it is over the limit of "
-            f"{MAX_PIXELS / 1e6:.0f} million pixels"
+            f"{image}: its {len(resized)} resized forms have {together / 1e6:.1f} million pixels together, over the "
+            f"limit of {MAX_PIXELS_TOGETHER / 1e6:.0f} million; give fewer --scales"
         )
+
+
+def _resize(x_CHW: Tensor, size: Size, interpolation: str) -> Tensor:
     resized_CHW: Tensor = resize(x_CHW, list(size), InterpolationMode(interpolation), antialias=True)
     return resized_CHW

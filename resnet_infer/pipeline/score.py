@@ -22,13 +22,15 @@ from resnet_infer.pipeline.arrivals import Arrivals, Finished, Reduce, everythin
 from resnet_infer.pipeline.batching import Batcher
 from resnet_infer.pipeline.loader import Crew, auto_workers, load_chunks
 from resnet_infer.pipeline.loading import DEFAULT, Loading
-from resnet_infer.pipeline.packing import ImageRecord
+from resnet_infer.pipeline.packing import Chunk, ImageRecord
 from resnet_infer.pipeline.transfer import Upload
 from resnet_infer.spec.protocols import Protocol
 from resnet_infer.spec.shapes import range_for
 
 DEFAULT_BATCH = {("cpu", "imagenet"): 8, ("cpu", "cifar"): 64, ("cuda", "imagenet"): 256, ("cuda", "cifar"): 2048}
 """Tiles of the native size; batches of other sizes hold as many pixels. On a CPU more gains nothing."""
+KEPT_BYTES = 2**30
+"""Of blocks that come before the tiles that still wait are copied out of theirs, which would stay whole for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,7 @@ def score_groups(
         pixels = (loading.batch_size or DEFAULT_BATCH[device.type, spec.stem]) * spec.native_size**2
         batchers.append(Batcher(member.model.backend, member.protocols, protocols, first, arrivals, pixels))
         first += len(member.protocols)
+    kept = 0
     with ExitStack() as stack:
         loaded = load_chunks(
             crew or stack.enter_context(Crew(source)),
@@ -135,10 +138,21 @@ def score_groups(
                 for batcher in batchers:
                     batcher.add(slots, group.size, group.tiles)
                 yield from arrivals.complete()
+            kept += _bytes_behind(chunk)
+            if kept > KEPT_BYTES:
+                kept = 0
+                for batcher in batchers:
+                    batcher.let_go_of_blocks()
     for batcher in batchers:
         batcher.rest()
     arrivals.rest()
     yield from arrivals.complete()
+
+
+def _bytes_behind(chunk: Chunk) -> int:
+    """Of the blocks that a chunk's tiles are views of."""
+    blocks = [tile.untyped_storage() for group in chunk.groups for tile in group.tiles]
+    return sum({block.data_ptr(): block.nbytes() for block in blocks}.values())
 
 
 Common = TypeVar("Common", int, str)

@@ -11,6 +11,7 @@ worker's own socket: nothing is left behind by a worker that is killed, and no l
 
 import signal
 import time
+from collections import defaultdict, deque
 from collections.abc import Generator, Sequence
 from contextlib import suppress
 from multiprocessing import connection, get_context
@@ -19,10 +20,12 @@ from typing import Any
 from resnet_infer.console import note
 from resnet_infer.errors import DataError
 from resnet_infer.pipeline.shared_blocks import received
-from resnet_infer.pipeline.worker import METHOD, Handler, Task, Worker
+from resnet_infer.pipeline.worker import METHOD, WAITING, Handler, Made, Task, Worker
 
 AHEAD = 4
 """Tasks that a worker has been given at most, so that it need not wait for the parent."""
+HELD_BYTES = 2**30
+"""Of blocks that are made and not yet taken, of all workers together; each has one more in the making."""
 TRIES = 2
 """Workers that may die at one item before it is lost."""
 STARTS = 5
@@ -40,10 +43,12 @@ class Pool:
         """`stop` must be called in the end; processes start with the first pass."""
         self.work = work
         self.workers = workers
-        self.done: dict[int, Task] = {}
-        """By number of the task."""
+        self.done: defaultdict[int, deque[Task]] = defaultdict(deque)
+        """What is there of each task, by its number."""
         self._at = get_context(METHOD).RawArray("q", workers)
-        """One more than the item that each worker is at; 0 between items."""
+        """One more than the item that each worker is at; 0 between items, WAITING where the parent has too much."""
+        self._credit = get_context(METHOD).RawArray("q", workers)
+        """Bytes that each worker may make before it waits, counted from its beginning."""
         self._deaths: dict[int, int] = {}
         self._false_starts = 0
         self._how: Any = None
@@ -53,7 +58,7 @@ class Pool:
         self._workers: list[Worker] = []
 
     def run(self, how: Any, items: Sequence[int], size: int, limit_s: float) -> Generator[Task, None, None]:
-        """One pass: the items in tasks of `size`, in order, each done as `how` says; `limit_s` is for one item.
+        """One pass: the items in tasks of `size` or less, in order, each done as `how` says; `limit_s` is for one item.
 
         A pass that is left early ends the processes. Raises DataError if workers die before they begin, RuntimeError
         while another pass is under way, and whatever `make` raises.
@@ -70,10 +75,14 @@ class Pool:
                 while given < min(tasks, due + AHEAD * self.workers):
                     self.give(given, Task(items[given * size : (given + 1) * size]))
                     given += 1
-                while due not in self.done:
+                while not self.done[due]:
                     self.wait()
-                yield self.done.pop(due)
-                due += 1
+                task = self.done[due].popleft()
+                yield task
+                self._take(task)
+                if task.last:
+                    del self.done[due]
+                    due += 1
         finally:
             self.running = False
             if due < tasks:
@@ -86,17 +95,17 @@ class Pool:
         self._false_starts = 0
         for slot in range(self.workers):
             if slot == len(self._workers):
-                self._workers.append(Worker(self.work, slot, self._at, self._workers))
+                self._workers.append(self._new(slot))
             elif not self._workers[slot].process.is_alive():
                 self._renew(slot)
             self._workers[slot].waited_s = 0.0
 
-    def give(self, number: int, task: Task) -> None:
-        """Have a task done by whoever has the fewest."""
+    def give(self, number: int, task: Task, worker: Worker | None = None) -> None:
+        """Have a task done by one worker, else by whoever has the fewest."""
         if not task.left:
-            self.done[number] = task
+            self.done[number].append(task)
             return
-        worker = min(self._workers, key=lambda w: len(w.tasks))
+        worker = worker or min(self._workers, key=lambda w: len(w.tasks))
         worker.tasks.append((number, task))
         with suppress(OSError):  # it is dead already; wait() notices, and gives its tasks to another
             worker.connection.send((None if worker.told is self._how else self._how, task.left))
@@ -126,29 +135,39 @@ class Pool:
         try:
             if not worker.connection.poll():
                 return bool(worker.process.is_alive())
-            values, size, error = worker.connection.recv()
-            pixels = received(worker.connection, size)
+            values, size, count, error = worker.connection.recv()
+            block = received(worker.connection, size)
         except (EOFError, OSError, RuntimeError):  # it died while it sent
             return False
         if error is not None:
             raise error
         number, task = worker.tasks.popleft()
-        task.made = pixels, values
-        self.done[number] = task
+        done, rest = task.parted(Made(block, values, count), worker)
+        self.done[number].append(done)
+        if rest:
+            worker.tasks.appendleft((number, rest))
         self._false_starts = 0
         return True
+
+    def _take(self, task: Task) -> None:
+        """The caller is done with a block; its worker may make as much again."""
+        for slot, worker in enumerate(self._workers):
+            if worker is task.maker:
+                self._credit[slot] += task.block.numel()
 
     def _stuck(self, slot: int, worker: Worker, passed_s: float) -> bool:
         """Whether a worker has been at the same item for too long, while we waited."""
         seen = (worker.tasks[0][0], self._at[slot])
         worker.waited_s = worker.waited_s + passed_s if seen == worker.seen else 0.0
         worker.seen = seen
+        if seen[1] == WAITING:
+            worker.waited_s = 0.0
         return worker.waited_s > (self._limit_s if self._at[slot] else max(self._limit_s, START_S))
 
     def _replace(self, slot: int, stuck: str = "") -> None:
         """A fresh worker for the tasks of one that is dead, or is to be."""
         worker = self._workers[slot]
-        item = self._at[slot] - 1
+        item = self._at[slot] - 1  # -1 or less between items
         worker.end()  # its exit code says why
         fate = _fate(worker.exitcode)
         if worker.tasks and item in worker.tasks[0][1].left:
@@ -165,15 +184,19 @@ class Pool:
                     "--workers 0"
                 )
         self._renew(slot)
-        for number, task in worker.tasks:
-            self.give(number, task)
+        for number, task in worker.tasks:  # all to one: who has the next task that is due must have nothing newer made
+            self.give(number, task, self._workers[slot])
 
     def _renew(self, slot: int) -> None:
         """A fresh worker in place of one, which is ended."""
-        worker = self._workers[slot]
-        worker.end()
+        self._workers[slot].end()
         self._at[slot] = 0
-        self._workers[slot] = Worker(self.work, slot, self._at, [w for w in self._workers if w is not worker])
+        self._workers[slot] = self._new(slot)
+
+    def _new(self, slot: int) -> Worker:
+        self._credit[slot] = HELD_BYTES // self.workers
+        others = [worker for number, worker in enumerate(self._workers) if number != slot]
+        return Worker(self.work, slot, self._at, self._credit, others)
 
 
 def _fate(exitcode: int | None) -> str:

@@ -17,10 +17,11 @@ from torchvision.transforms.v2 import functional as tv
 from resnet_infer.data.open import open_source
 from resnet_infer.data.samples import Sample
 from resnet_infer.data.source import Memory, Source
-from resnet_infer.pipeline.loader import CHUNK, FEW, auto_workers, load
+from resnet_infer.pipeline import loader
+from resnet_infer.pipeline.loader import CHUNK, FEW, Crew, auto_workers, load, load_chunks
 from resnet_infer.pipeline.packing import Offload, Rendered
 from resnet_infer.pipeline.render import distinct_tiles
-from resnet_infer.spec.protocols import multi_scale, single_crop, ten_crop
+from resnet_infer.spec.protocols import CIFAR_SCALES, multi_scale, single_crop, ten_crop
 
 Picture = Callable[..., NDArray[np.uint8]]
 Encode = Callable[..., bytes]
@@ -169,3 +170,27 @@ def test_few_images_start_no_workers() -> None:
 def test_what_is_loaded_can_be_pickled(source: Source) -> None:
     image = next(load(source, PROTOCOLS, [1], 0))
     assert same(pickle.loads(pickle.dumps(image)), image)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_large_images_travel_in_smaller_blocks(workers: int, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles of about 4 kB an image: three fill a block of 10."""
+    usual = list(load(source, PROTOCOLS, range(COUNT), 0))
+    monkeypatch.setattr(loader, "BLOCK_BYTES", 10_000)
+    with Crew(source) as crew:
+        chunks = list(load_chunks(crew, PROTOCOLS, range(COUNT), workers))
+    assert all(sum(record.length for record in chunk.records[:-1]) < 10_000 for chunk in chunks)
+    assert len(chunks) > COUNT // CHUNK + 1
+    found = [image for chunk in chunks for image in chunk.images()]
+    assert all(same(one, other) for one, other in zip(found, usual, strict=True))
+
+
+def test_an_image_whose_sizes_are_too_large_together_is_a_record(encode: Encode) -> None:
+    """7281x1 is within the limit of one size at each of the CIFAR scales, and their tiles would be 178 MB."""
+    thin = np.zeros((1, 7281, 3), np.uint8)
+    source = Memory("memory", [("thin.png", encode(thin)), ("thin.jpg", encode(thin, "JPEG")), ("pixels", thin)])
+    for offload in get_args(Offload):
+        found = list(load(source, [multi_scale(CIFAR_SCALES)], range(3), 0, offload=offload))
+        assert [image.error.partition(", over")[0] for image in found] == [
+            "7281x1 is too long and thin: its 5 resized forms have 59.4 million pixels together"
+        ] * 3

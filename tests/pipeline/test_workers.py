@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from resnet_infer.errors import DataError
-from resnet_infer.pipeline import worker
+from resnet_infer.pipeline import worker, workers
 from resnet_infer.pipeline.worker import Allocate, Handler, Made, Task
 from resnet_infer.pipeline.workers import Pool
 
@@ -49,7 +49,7 @@ class Squares:
             if item in self.accidents:
                 self.accidents[item]()
             block[8 * place : 8 * place + 8] = torch.tensor([item**2]).view(torch.uint8)
-        return block, list(items)
+        return Made(block, list(items), len(items))
 
 
 def in_workers(work: Handler, count: int, size: int, processes: int, limit_s: float) -> Iterator[Task]:
@@ -65,8 +65,8 @@ def results(tasks: Iterator[Task]) -> dict[int, int | str]:
     """The square of every item, or why there is none; asserts their order."""
     found: dict[int, int | str] = {}
     for task in tasks:
-        block, items = task.made
-        squares = dict(zip(items, block.view(torch.int64).tolist(), strict=True))
+        items = task.values
+        squares = dict(zip(items, task.block.view(torch.int64).tolist(), strict=True))
         assert sorted([*squares, *task.lost]) == list(task.items)
         found |= {item: task.lost.get(item, squares.get(item, "")) for item in task.items}
     assert list(found) == list(range(len(found)))
@@ -130,7 +130,7 @@ def test_workers_killed_from_outside_while_they_wait_are_replaced() -> None:
     for process in multiprocessing.active_children():
         process.kill()
     assert list(first.items) == list(range(SIZE))
-    rest = [task.made[1] for task in tasks]
+    rest = [task.values for task in tasks]
     assert [item for items in rest for item in items] == list(range(SIZE, COUNT))
 
 
@@ -220,3 +220,79 @@ def _runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+class Large(Squares):
+    """Two items a block at most, each a megabyte; the file says which have been made."""
+
+    def __init__(self, log: Path) -> None:
+        super().__init__()
+        self.log = log
+
+    def make(self, how: object, items: Sequence[int], begin: Callable[[int], None], allocate: Allocate) -> Made:
+        block, _, done = super().make(how, items[:2], begin, allocate)
+        with self.log.open("a") as file:
+            file.write("+" * done)
+        large = allocate(done * 2**20)
+        large[: len(block)] = block
+        return Made(large, list(items[:2]), done)
+
+
+def test_no_more_is_made_than_may_wait_however_slow_the_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four tasks of 15 megabytes for each of two workers, of which six may wait."""
+    monkeypatch.setattr(workers, "HELD_BYTES", 6 * 2**20)
+    log = tmp_path / "log"
+    tasks = in_workers(Large(log), 150, 15, 2, 60)
+    items: list[int] = []
+    for task in tasks:
+        if len(items) in (0, 60):
+            time.sleep(0.5)
+            waiting = len(log.read_text()) - len(items)
+            assert waiting <= 2 * (3 + 2) + 2  # half of what may wait, a block in the making, and the one we have
+        squares = task.block[: 8 * len(task.values)].view(torch.int64).tolist()
+        assert squares == [item**2 for item in task.values]
+        assert not task.lost
+        items += task.values
+    assert items == list(range(150))
+
+
+@pytest.mark.parametrize("victim", [3, 20, 29])
+def test_a_worker_that_dies_over_a_part_of_its_task_does_not_stop_those_that_wait(
+    victim: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "HELD_BYTES", 2**20)
+    work = Large(tmp_path / "log")
+    work.accidents = {victim: lambda: os._exit(1)}
+    found: list[int] = []
+    lost: dict[int, str] = {}
+    for task in in_workers(work, 90, 15, 2, 60):
+        found += task.values
+        lost |= {item: why for item, why in task.lost.items() if item in task.items}
+    assert found == [item for item in range(90) if item != victim]
+    assert list(lost) == [victim]
+
+
+BUSY = """
+import multiprocessing, os, signal, sys, time
+from tests.pipeline.test_workers import SIZE, Squares, in_workers
+hang = lambda: [signal.signal(signal.SIGTERM, signal.SIG_IGN), time.sleep(600)]
+tasks = in_workers(Squares({SIZE: hang}), 10**6, SIZE, 1, 600)
+next(tasks)
+print(*[process.pid for process in multiprocessing.active_children()], flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a busy process with its parent")
+def test_a_worker_that_hangs_over_an_item_ends_with_its_parent() -> None:
+    root = Path(__file__).parents[2]
+    with subprocess.Popen([sys.executable, "-c", BUSY], cwd=root, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        (pid,) = map(int, parent.stdout.readline().split())
+        time.sleep(0.2)
+        assert _runs(pid)
+        parent.kill()
+    until = time.monotonic() + 1
+    while _runs(pid) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not _runs(pid)

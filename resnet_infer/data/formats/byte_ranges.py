@@ -5,6 +5,8 @@ import os
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from resnet_infer.files import open_regular
+
 
 class Window(Protocol):
     """Bytes by position."""
@@ -24,7 +26,8 @@ class FileWindow:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        status = os.stat(path)
+        with open_regular(path) as file:
+            status = os.fstat(file.fileno())
         self.size, self.written_ns = status.st_size, status.st_mtime_ns
         self._file = -1
 
@@ -33,11 +36,12 @@ class FileWindow:
         if offset >= self.size:  # which no damaged offset is too large for
             return b""
         if not hasattr(os, "pread"):
-            with open(self.path, "rb") as file:
+            with open_regular(self.path) as file:
                 file.seek(offset)
                 return file.read(count)
         if self._file < 0:
-            self._file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            with open_regular(self.path) as file:
+                self._file = os.dup(file.fileno())
         data = os.pread(self._file, count, offset)
         while len(data) < count and (more := os.pread(self._file, count - len(data), offset + len(data))):
             data += more  # the kernel gives at most 2 GiB at once

@@ -15,6 +15,7 @@ from resnet_infer.data.formats.zip_file import MAX_BYTES
 from resnet_infer.data.samples import LabelColumn, Places, Sample, Samples, Strings
 from resnet_infer.data.source import mixed
 from resnet_infer.errors import DataError
+from resnet_infer.files import open_regular
 
 IMAGE_SUFFIXES = {
     ".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm",
@@ -34,7 +35,7 @@ class Files:
     def read(self, sample: Sample) -> bytes:
         """The file's bytes."""
         try:
-            with open(sample.key, "rb") as file:
+            with open_regular(sample.key) as file:
                 data = file.read(MAX_BYTES + 1)
         except ValueError as error:  # a NUL in it
             raise DataError(f"no path can be so named ({error})") from error

@@ -136,6 +136,8 @@ def _label(window: FileWindow, key: str, parts: dict[str, tuple[int, int]]) -> s
             value = text if ending == "cls" else _from_json(text)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{key}.{ending}: cannot be read ({error})") from error
+        if value and len(value) > MAX_CLASS_BYTES:
+            raise DataError(f"{key}.{ending}: a class of over {MAX_CLASS_BYTES:,} characters")
         if value:
             return str(int(value)) if value.isdecimal() else value
     return None
