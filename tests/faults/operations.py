@@ -19,7 +19,7 @@ from resnet_infer.train.state import load_state
 MODEL = "resnet20.cifar10"
 CLASSES = ("airplane", "automobile", "bird")
 PER_CLASS = 8
-TRAINING = "--arch resnet8 --iterations 4 --batch 8 --eval-every 2 --save-every 2 --log-every 1"
+TRAINING = "--arch resnet20 --iterations 4 --batch 8 --eval-every 2 --save-every 2 --log-every 1"
 
 
 @dataclass(frozen=True)
