@@ -72,19 +72,32 @@ class Parts:
 
     def write(self, name: str, records: Iterable[Record]) -> None:
         """Write a part, or replace it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / f"{name}.tmp"
-        self._form.write(partial, self._identity, records)
-        put_in_place(partial, self.folder / name, durable=True)
+        with self._writing():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            partial = self.folder / f"{name}.tmp"
+            self._form.write(partial, self._identity, records)
+            put_in_place(partial, self.folder / name, durable=True)
 
     def take(self, name: str, chunks: Iterable[bytes]) -> None:
         """Write a part that another machine has made."""
-        partial = self.folder / f"{name}.tmp"
-        with partial.open("wb") as file:
-            file.writelines(chunks)
-            file.flush()
-            os.fsync(file.fileno())
-        put_in_place(partial, self.folder / name, durable=True)
+        with self._writing():
+            partial = self.folder / f"{name}.tmp"
+            with partial.open("wb") as file:
+                file.writelines(chunks)
+                file.flush()
+                os.fsync(file.fileno())
+            put_in_place(partial, self.folder / name, durable=True)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else error
+            raise DataError(
+                f"{self._file}: its records cannot be written ({reason}); those before are kept: free some space, and "
+                "continue with --resume"
+            ) from error
 
     def images_of(self, part: Path) -> Iterator[list[Record]]:
         """The images of a part, each with its records in order.
@@ -158,5 +171,6 @@ class Parts:
 
         images = (loaded(int(part))[place] for part, place in zip(part_of, place_of, strict=True))
         merged = self.folder / "merged.tmp"
-        self._form.write(merged, self._identity, itertools.chain.from_iterable(images))
-        put_in_place(merged, self._file, durable=True)
+        with self._writing():
+            self._form.write(merged, self._identity, itertools.chain.from_iterable(images))
+            put_in_place(merged, self._file, durable=True)

@@ -164,7 +164,7 @@ class Recorder:
                     yield from image
 
     def add(self, records: Sequence[Record]) -> None:
-        """Take all records of one image; OSError if a part cannot be written."""
+        """Take all records of one image; DataError if a part cannot be written."""
         self._waiting += records
         self._images += 1
         if self._images >= PART_IMAGES or time.monotonic() - self._written_at >= PART_S:
@@ -185,11 +185,11 @@ class Recorder:
         """
         if not self._finished:
             self._hand_over()
-            failure: Exception | None = None
+            failure: ResnetInferError | None = None
             try:
                 if self._group.leads:
                     self._parts.merge()
-            except (ResnetInferError, OSError) as error:
+            except ResnetInferError as error:
                 failure = error
             self._group.settle(failure)
         self._parts.remove()

@@ -321,7 +321,9 @@ def main(given: argparse.Namespace, folder: Path) -> int:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--what", nargs="+", default=["all"], choices=["all", "eval", "parquet", "train", "onnx", "triton"])
+    parser.add_argument(
+        "--what", nargs="+", default=["all"], choices=["all", "eval", "parquet", "train", "onnx", "triton"]
+    )
     parser.add_argument("--modes", nargs="+", default=[*MODES], choices=[*MODES])
     parser.add_argument("--every", type=int, default=1, help="only every so many calls")
     parser.add_argument("--said", action="store_true", help="print what was said, too")

@@ -113,6 +113,7 @@ def comparable(value: Any) -> Any:
 
 def onnx_export() -> Operation:
     """An export to ONNX."""
+
     def command(folder: Path) -> Sequence[str]:
         return ["export", MODEL, "--to", "onnx", "-o", str(folder / "made" / "model.onnx")]
 
@@ -126,6 +127,7 @@ def onnx_export() -> Operation:
 
 def triton_export() -> Operation:
     """An export to a repository of Triton."""
+
     def command(folder: Path) -> Sequence[str]:
         return ["export", MODEL, "--to", "triton", "-o", str(folder / "made"), "--name", "net"]
 
