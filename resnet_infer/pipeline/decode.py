@@ -10,6 +10,7 @@ import io
 import logging
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -82,7 +83,12 @@ def _decode(data: bytes) -> tuple[Tensor, str]:
             with listening() as warned:
                 x_CHW = decode_jpeg(torch.frombuffer(data, dtype=torch.uint8), mode=ImageReadMode.RGB)
             return _upright(x_CHW, orientation), warned[0] if warned else ""
-        return torch.from_numpy(np.array(to_rgb(ImageOps.exif_transpose(image)))).permute(2, 0, 1), ""
+        warned = []
+        if image.format in ("JPEG", "MPO"):  # CMYK, and Pillow's decoder keeps its warnings to itself
+            with listening() as warned, suppress(RuntimeError):
+                decode_jpeg(torch.frombuffer(data, dtype=torch.uint8), mode=ImageReadMode.UNCHANGED)
+        pixels = np.array(to_rgb(ImageOps.exif_transpose(image)))
+        return torch.from_numpy(pixels).permute(2, 0, 1), warned[0] if warned else ""
 
 
 def jpeg_header(data: bytes) -> tuple[int, int] | None:

@@ -49,6 +49,7 @@ KINDS: list[dict[str, Any]] = [
     {"progressive": True},
     {"subsampling": 0},
     {"mode": "L"},
+    {"mode": "CMYK"},
     {"restart_marker_rows": 1},
     {"optimize": True},
 ]
