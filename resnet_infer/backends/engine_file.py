@@ -6,6 +6,7 @@ from pathlib import Path
 from resnet_infer.errors import ArtifactError, UsageError
 from resnet_infer.files import replacing
 from resnet_infer.spec.engine_manifest import EngineRecord, check_file, record_path
+from resnet_infer.spec.manifest import MAX_BYTES
 
 
 def read_engine(path: Path, *, verify: bool = True) -> tuple[EngineRecord, bytes]:
@@ -25,7 +26,8 @@ def read_record(path: Path, *, verify: bool = True) -> EngineRecord:
         raise UsageError(f"{path}: no such file")
     beside = record_path(path)
     try:
-        text = beside.read_text("utf-8")
+        with beside.open("rb") as file:
+            text = file.read(MAX_BYTES + 1).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ArtifactError(
             f"{path}: its manifest {beside.name} is not beside it or cannot be read; an engine is used with the "

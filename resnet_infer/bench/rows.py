@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from resnet_infer.errors import DataError
+from resnet_infer.errors import DataError, UsageError
 from resnet_infer.files import replacing
+from resnet_infer.spec.manifest import MAX_BYTES, checked_json
 
 SCHEMA = 1
 
@@ -145,41 +146,64 @@ class BenchRun:
 def load_run(path: Path) -> BenchRun:
     """The run in this file; raises DataError if it is no benchmark's result."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            values = checked_json(file.read(MAX_BYTES + 1).decode("utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; `resnet-infer benchmark -o DIR` writes DIR/benchmark.json") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError, UsageError) as error:
         raise DataError(f"{path}: not a benchmark's JSON file ({' '.join(str(error).split())[:120]})") from error
     if not isinstance(values, dict) or values.get("schema") != SCHEMA or "rows" not in values:
         raise DataError(f"{path}: not a benchmark's result of schema {SCHEMA}; run `resnet-infer benchmark` again")
     try:
         ceilings = values["ceilings"]
         return BenchRun(
-            command=str(values["command"]),
-            started=str(values["started"]),
+            command=_typed(values["command"], str, "command"),
+            started=_typed(values["started"], str, "started"),
             environment=dict(values["environment"]),
             data=dict(values["data"]),
-            ceilings=None if ceilings is None else Ceilings(**ceilings),
+            ceilings=None if ceilings is None else _ceilings(ceilings),
             rows=[_row(row) for row in values["rows"]],
-            seconds=float(values.get("seconds", 0)),
+            seconds=_typed(values.get("seconds", 0), float, "seconds"),
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: its contents are not those of a benchmark ({error!r})") from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise DataError(f"{path}: its contents are not those of a benchmark ({repr(error)[:200]})") from error
+
+
+def _typed(value: Any, kind: type, name: str) -> Any:
+    """The value if it is a text, a whole or any finite number, as its field is; raises ValueError."""
+    fits = type(value) is kind or (kind is float and type(value) is int)
+    if not fits or (kind is not str and not (0 <= value < 10**15)):
+        raise ValueError(f"{name} {value!r}")
+    return value
+
+
+def _checked(cls: type, values: dict[str, Any]) -> dict[str, Any]:
+    """These values of a dataclass, its texts and numbers checked."""
+    for item in fields(cls):
+        if item.name in values and item.type in (str, int, float):
+            _typed(values[item.name], item.type, item.name)
+    return values
+
+
+def _ceilings(values: dict[str, Any]) -> Ceilings:
+    for name, rate in values["matmul_tflop_per_s"].items():
+        _typed(rate, float, name)
+    return Ceilings(**_checked(Ceilings, values))
 
 
 def _row(values: dict[str, Any]) -> BenchRow:
     known = {item.name for item in fields(BenchRow)}
     row = {name: value for name, value in values.items() if name in known}
-    row["shapes"] = [ShapeTime(**shape) for shape in row.get("shapes", ())]
+    row["shapes"] = [ShapeTime(**_checked(ShapeTime, shape)) for shape in row.get("shapes", ())]
     if row.get("top1_err_ci95"):
         low, high = row["top1_err_ci95"]
-        row["top1_err_ci95"] = (float(low), float(high))
+        row["top1_err_ci95"] = (_typed(low, float, "top1_err_ci95"), _typed(high, float, "top1_err_ci95"))
+    if row.get("top1_err") is not None:
+        _typed(row["top1_err"], float, "top1_err")
     if row["measurement"] not in get_args(Measurement):
         raise ValueError(f"measurement {row['measurement']}")
-    for item in fields(BenchRow):
-        plain = str if item.type is str else (int, float)
-        if item.name in row and item.type in (str, int, float) and not isinstance(row[item.name], plain):
-            raise ValueError(f"{item.name} {row[item.name]!r}")
-    row["seconds"] = [float(value) for value in row.get("seconds", ())]
-    row["latency_ms"] = {name: float(value) for name, value in dict(row.get("latency_ms", {})).items()}
+    _checked(BenchRow, row)
+    row["seconds"] = [_typed(value, float, "seconds") for value in row.get("seconds", ())]
+    row["latency_ms"] = {n: _typed(ms, float, n) for n, ms in dict(row.get("latency_ms", {})).items()}
+    row["warnings"] = [_typed(text, str, "warnings") for text in row.get("warnings", ())]
     return BenchRow(**row)

@@ -1,5 +1,6 @@
 """`resnet-infer info`: what an artifact is."""
 
+import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -91,13 +92,15 @@ def _table(artifact: str, manifest: "Manifest", layers: list[dict[str, Any]], ex
     if manifest.versions:
         lines.append(("made with", "\n".join(f"{name} {version}" for name, version in manifest.versions.items())))
     if manifest.parity:
-        difference = manifest.parity.get("relative_diff", float("nan"))
+        difference = _number(manifest.parity.get("relative_diff"))
         lines.append(("parity", f"largest difference {difference:.1e} of the largest logit from PyTorch"))
     if found := manifest.quantization:
-        lines.append(("ranges", f"{found['method']} of {found['images']} images, arranged for {found['arrangement']}"))
+        lines.append(
+            ("ranges", "{} of {} images, arranged for {}".format(*map(found.get, ("method", "images", "arrangement"))))
+        )
     if gate := manifest.gate:
-        agree = f"{100 * gate['top1_agreement']:.2f} % of {gate['images']} images agree"
-        lines.append(("gate", f"passed on {gate['data']}: {agree}"))
+        agree = f"{100 * _number(gate.get('top1_agreement')):.2f} % of {gate.get('images')} images agree"
+        lines.append(("gate", f"passed on {gate.get('data')}: {agree}"))
     width = max(len(name) for name, _ in lines)
     types = [[row["operator"], row["type"], str(row["layers"]), f"{row['parameters']:,}"] for row in layers]
     return "\n".join(
@@ -107,6 +110,11 @@ def _table(artifact: str, manifest: "Manifest", layers: list[dict[str, Any]], ex
             text.as_table(["layer", "computes in", "layers", "parameters"], types, right=(2, 3)),
         ]
     )
+
+
+def _number(value: Any) -> float:
+    """A number of a manifest's free part, where anything may stand."""
+    return float(value) if isinstance(value, float) else math.nan
 
 
 def _wrapped(value: str, indent: int) -> str:

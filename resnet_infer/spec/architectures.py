@@ -58,6 +58,8 @@ class ModelSpec:
     classes: int
 
     def __post_init__(self) -> None:
+        if not all(isinstance(text, str) for text in (self.name, self.block, self.shortcut, self.stride_in, self.stem)):
+            raise UsageError("architecture record is malformed: its name, block, shortcut, stride and stem are texts")
         if self.block not in get_args(BlockKind) or self.stem not in get_args(Stem):
             raise UsageError(f"architecture '{self.name}': unknown block '{self.block}' or stem '{self.stem}'")
         if self.shortcut not in get_args(Shortcut) or self.stride_in not in get_args(Stride):
@@ -171,17 +173,23 @@ class ModelSpec:
         """The inverse of `to_dict`; raises UsageError for values no network has."""
         try:
             return cls(
-                name=str(values["name"])[:100],
+                name=values["name"][:100],
                 block=values["block"],
-                depths=tuple(int(d) for d in values["depths"]),
-                widths=tuple(int(w) for w in values["widths"]),
+                depths=_whole(values["depths"]),
+                widths=_whole(values["widths"]),
                 shortcut=values["shortcut"],
                 stride_in=values["stride_in"],
                 stem=values["stem"],
-                classes=int(values["classes"]),
+                classes=_whole([values["classes"]])[0],
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise UsageError(f"architecture record is incomplete or malformed: {error!r}") from error
+
+
+def _whole(values: Any) -> tuple[int, ...]:
+    if not isinstance(values, list | tuple) or not all(type(value) is int for value in values):
+        raise TypeError("not whole numbers")
+    return tuple(values)
 
 
 _IMAGENET: Mapping[int, tuple[BlockKind, tuple[int, ...]]] = {

@@ -18,6 +18,7 @@ from resnet_infer.spec.shapes import ShapeRange
 
 Flavour = Literal["tensorrt", "tensorrt_rtx"]
 VERSION = 1
+MAX_PROFILES = 100
 Capability = tuple[int, int]
 """CUDA compute capability, (9, 0) for Hopper."""
 
@@ -107,8 +108,10 @@ class EngineRecord:
                 if type(layer.parameters) is not int:
                     raise UsageError("its layers have no number of parameters")
             profiles = tuple(ShapeRange.from_dict(profile) for profile in values["profiles"])
-            if not profiles:
-                raise UsageError("it has no profiles")
+            if not 1 <= len(profiles) <= MAX_PROFILES:
+                raise UsageError(f"it has {len(profiles)} profiles, not 1..{MAX_PROFILES}")
+            if not all(type(count) is int for count in values["kernels"].values()):
+                raise UsageError("its kernels are not counted in whole numbers")
             record = cls(
                 manifest=Manifest.from_json(json.dumps(values["manifest"]), where),
                 flavour=values["flavour"],
@@ -124,12 +127,14 @@ class EngineRecord:
                 onnx_sha256=values["onnx_sha256"],
                 options=values["options"],
                 layers=layers,
-                kernels={str(kind): int(count) for kind, count in values["kernels"].items()},
+                kernels=values["kernels"],
             )
             if verify and not has_check(values):
                 raise UsageError(f"it was damaged or changed by hand: its checksum differs {UNVERIFIED}")
         except (UsageError, KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
-            raise ArtifactError(f"{where}: cannot be used as an engine's manifest: {error}; rebuild it") from error
+            raise ArtifactError(
+                f"{where}: cannot be used as an engine's manifest: {str(error)[:200]}; rebuild it"
+            ) from error
         return record
 
 
@@ -220,4 +225,4 @@ def _dotted(capability: Sequence[int]) -> str:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".") if part.isdigit())
+    return tuple(int(part) for part in version.split(".") if part.isdecimal() and len(part) < 10)

@@ -14,6 +14,9 @@ from resnet_infer.errors import DataError, UsageError
 
 CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 MAX_CLASSES = 1_000_000
+MAX_BYTES = 64 * 2**20
+MAX_NAME = 2**16
+"""As in a manifest, where names go."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +65,9 @@ class Labels:
         names, ids = values.get("names"), values.get("ids", [])
         if not isinstance(names, list) or not isinstance(ids, list) or not 1 <= len(names) <= MAX_CLASSES:
             raise UsageError("label record is incomplete or malformed")
-        return cls(names=tuple(map(str, names)), ids=tuple(map(str, ids)))
+        if not all(isinstance(text, str) for text in (*names, *ids)):
+            raise UsageError("label record has names or ids that are no texts")
+        return cls(names=tuple(names), ids=tuple(ids))
 
 
 def index_by_order(folders: Sequence[str], classes: int, where: str) -> dict[str, int]:
@@ -90,9 +95,13 @@ def imagenet1k() -> Labels:
 def labels_from_file(path: Path) -> Labels:
     """Class names from a text file, one a line in index order; `id<TAB>name` gives ids too."""
     try:
-        rows = [line.split("\t") for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        rows = [line.split("\t") for line in data.decode("utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot read class names ({error}); give a text file with one name a line") from error
+    if len(data) > MAX_BYTES or any(len(text) > MAX_NAME for row in rows for text in row):
+        raise UsageError(f"{path}: over {MAX_BYTES:,} bytes, or a name over {MAX_NAME:,}; give one name a line")
     if not 1 <= len(rows) <= MAX_CLASSES:
         raise UsageError(f"{path}: {len(rows)} class names; give one name a line")
     widths = {len(row) for row in rows}

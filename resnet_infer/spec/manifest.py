@@ -152,9 +152,12 @@ class Manifest:
                 ("quantization", dict),
                 ("gate", dict),
                 ("extra", dict),
+                ("versions", dict),
             ):
                 if not isinstance(values[key], kind):
                     raise UsageError(f"its {key} is not of type {kind.__name__}")
+            if not all(isinstance(version, str) for version in values["versions"].values()):
+                raise UsageError("its versions are no texts")
             manifest = cls(
                 spec=ModelSpec.from_dict(values["architecture"]),
                 preprocessing=Preprocessing.from_dict(values["preprocessing"]),
@@ -165,7 +168,7 @@ class Manifest:
                 head=values["head"],
                 precision=values["precision"],
                 input=values["input"],
-                versions={str(k): str(v) for k, v in values["versions"].items()},
+                versions=values["versions"],
                 parity=values["parity"],
                 quantization=values["quantization"],
                 gate=values["gate"],
@@ -177,6 +180,6 @@ class Manifest:
                 raise UsageError(f"{len(manifest.labels.names)} class names for {manifest.spec.classes} classes")
         except (UsageError, KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
             raise ArtifactError(
-                f"{where}: its resnet-infer manifest cannot be used: {error}; export it again"
+                f"{where}: its resnet-infer manifest cannot be used: {str(error)[:200]}; export it again"
             ) from error
         return manifest

@@ -60,8 +60,8 @@ class Preprocessing:
             return cls(
                 mean=_triple(values["mean"]),
                 std=_triple(values["std"]),
-                resize=int(values["resize"]),
-                crop=int(values["crop"]),
+                resize=_pixels(values["resize"]),
+                crop=_pixels(values["crop"]),
                 interpolation=values["interpolation"],
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -69,5 +69,13 @@ class Preprocessing:
 
 
 def _triple(values: Any) -> Triple:
-    r, g, b = (float(v) for v in values)
-    return r, g, b
+    r, g, b = values
+    if any(isinstance(value, bool | str) for value in (r, g, b)):
+        raise TypeError("not three numbers")
+    return float(r), float(g), float(b)
+
+
+def _pixels(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError("not a whole number of pixels")
+    return value

@@ -3,7 +3,7 @@
 import itertools
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,63 +13,10 @@ import pytest
 import torch
 import torchvision
 from onnx import NodeProto, TensorProto, helper, numpy_helper
+from small_graphs import FLAGS, FLOAT, IMAGES, image, ints, model, node, refused
 
 from resnet_infer.backends.load import open_model
 from resnet_infer.backends.onnx_file import load_graph
-from resnet_infer.errors import ResnetInferError
-from resnet_infer.model.checkpoints import Overrides
-from resnet_infer.spec.architectures import spec_from_name
-from resnet_infer.spec.manifest import KEY, Manifest
-from resnet_infer.spec.preprocessing import Preprocessing
-
-FLAGS = Overrides(arch="resnet20", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-FLOAT = TensorProto.FLOAT
-IMAGES = ["batch", 3, "height", "width"]
-MANIFEST = Manifest(spec=spec_from_name("resnet20"), preprocessing=Preprocessing(resize=32, crop=32), head="pooled")
-node = helper.make_node
-
-
-def model(*more: NodeProto, image: Any = None, scores: Any = None, constants: Sequence[Any] = ()) -> onnx.ModelProto:
-    """A small classifier with these nodes before its own; they read `input` and give `changed`."""
-    nodes = [
-        *more,
-        node("GlobalAveragePool", ["changed" if more else "input"], ["pooled"]),
-        node("Flatten", ["pooled"], ["flat"]),
-        node("MatMul", ["flat", "weight"], ["logits"]),
-    ]
-    weight = numpy_helper.from_array(np.ones((3, 10), np.float32), "weight")
-    graph = helper.make_graph(
-        nodes,
-        "small",
-        [image or helper.make_tensor_value_info("input", FLOAT, IMAGES)],
-        [scores or helper.make_tensor_value_info("logits", FLOAT, ["batch", 10])],
-        [weight, *constants],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-
-
-def ints(name: str, *values: int) -> TensorProto:
-    return numpy_helper.from_array(np.array(values, np.int64), name)
-
-
-def image(*dims: Any, kind: int = FLOAT) -> Any:
-    return helper.make_tensor_value_info("input", kind, dims)
-
-
-def refused(proto: onnx.ModelProto, path: Path) -> str:
-    """The one line with which the file is refused: when it is opened, with and without a manifest of ours."""
-    said = set()
-    for manifest in ("", MANIFEST.to_json()):
-        helper.set_model_props(proto, {KEY: manifest} if manifest else {})
-        path.write_bytes(proto.SerializeToString())
-        for read in (load_graph, lambda path: open_model(str(path), device="cpu", overrides=FLAGS)):
-            with pytest.raises(ResnetInferError) as caught:
-                read(path)
-            said.add(str(caught.value))
-    (line,) = said
-    assert line.startswith(f"{path}: ")
-    assert len(line.removeprefix(str(path))) < 300
-    return line
 
 
 @pytest.mark.parametrize("dynamo", [True, False], ids=["dynamo", "torchscript"])
@@ -168,91 +115,6 @@ def test_sizes_that_only_the_pixels_tell_are_refused(tmp_path: Path) -> None:
     ]
     line = refused(model(*nodes, constants=[ints("one", 1)]), tmp_path / "net.onnx")
     assert "ConstantOfShape 'c': how large its output is cannot be told" in line
-
-
-def claiming(**fields: Any) -> onnx.ModelProto:
-    proto = model()
-    tensor = proto.graph.initializer[0]
-    for name, value in fields.items():
-        if isinstance(value, list):
-            del getattr(tensor, name)[:]
-            getattr(tensor, name).extend(value)
-        else:
-            setattr(tensor, name, value)
-    return proto
-
-
-@pytest.mark.parametrize(
-    ("fields", "says"),
-    [
-        ({"dims": [10**6, 10**3]}, "claims 4,000,000,000 bytes and has 120"),
-        ({"dims": [10**9, 10**9]}, "over 4,294,967,296 bytes"),
-        ({"dims": [2**62, 2**62, 2**62]}, "over 4,294,967,296 bytes"),
-        ({"dims": [-3, -10]}, "a negative size"),
-        ({"data_type": TensorProto.STRING}, "no type that weights have"),
-        ({"data_type": 99}, "no type that weights have"),
-        ({"raw_data": b""}, "claims 120 bytes and has 0"),
-        ({"raw_data": b"", "int32_data": [1] * 3}, "claims 120 bytes and has 12"),
-    ],
-)
-def test_constants_claim_what_they_hold(tmp_path: Path, fields: dict[str, Any], says: str) -> None:
-    assert says in refused(claiming(**fields), tmp_path / "net.onnx")
-
-
-def beside(folder: Path, location: str, **more: str) -> onnx.ModelProto:
-    proto = claiming(raw_data=b"", data_location=TensorProto.EXTERNAL)
-    for key, value in ({"location": location} | more).items():
-        proto.graph.initializer[0].external_data.add(key=key, value=value)
-    return proto
-
-
-def test_weights_in_a_file_beside_the_graph_are_read(tmp_path: Path) -> None:
-    folder = tmp_path / "net"
-    folder.mkdir()
-    (folder / "weights").write_bytes(np.ones((3, 10), np.float32).tobytes())
-    (folder / "net.onnx").write_bytes(beside(folder, "weights", length="120").SerializeToString())
-    scores = open_model(str(folder / "net.onnx"), device="cpu", overrides=FLAGS).backend.run(
-        torch.full((1, 3, 8, 8), 255, dtype=torch.uint8), "pooled"
-    )
-    assert scores.flatten().tolist() == pytest.approx([6.0] * 10)
-
-
-@pytest.mark.parametrize(
-    ("location", "more", "says"),
-    [
-        ("../secret", {}, "must be in a file beside the graph"),
-        ("sub/../../secret", {}, "must be in a file beside the graph"),
-        ("..\\secret", {}, "must be in a file beside the graph"),
-        ("{outside}", {}, "must be in a file beside the graph"),
-        ("", {}, "must be in a file beside the graph"),
-        ("link", {}, "a link to a file elsewhere"),
-        ("folder/secret", {}, "a link to a file elsewhere"),
-        ("absent", {}, "not beside the graph; copy it there"),
-        ("*/_ORT_MEM_ADDR_/*", {"offset": "4096"}, "not beside the graph; copy it there"),
-        ("weights", {"offset": "-1"}, "not a number of bytes"),
-        ("weights", {"offset": "9" * 5000}, "not a number of bytes"),
-        ("weights", {"length": "121"}, "ends at 120 bytes, before 121"),
-        ("weights", {"offset": "500"}, "ends at 120 bytes"),
-        ("weights", {"length": "119"}, "claims 120 bytes and has 119"),
-    ],
-)
-def test_weights_elsewhere_are_not_read(tmp_path: Path, location: str, more: dict[str, str], says: str) -> None:
-    folder, outside = tmp_path / "net", tmp_path / "secret"
-    (folder / "sub").mkdir(parents=True)
-    for path in (outside, folder / "weights"):
-        path.write_bytes(bytes(120))
-    (folder / "link").symlink_to(outside)
-    (folder / "folder").symlink_to(tmp_path)
-    assert says in refused(beside(folder, location.format(outside=outside), **more), folder / "net.onnx")
-
-
-def test_weights_do_not_share_bytes(tmp_path: Path) -> None:
-    """A thousand layers of the same gigabyte would be a terabyte."""
-    proto = beside(tmp_path, "weights")
-    proto.graph.initializer.append(proto.graph.initializer[0])
-    proto.graph.initializer[1].name = "again"
-    (tmp_path / "weights").write_bytes(bytes(120))
-    assert "weights share bytes of weights" in refused(proto, tmp_path / "net.onnx")
 
 
 def two_inputs() -> onnx.ModelProto:
