@@ -10,18 +10,30 @@ import os
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, repeat
 from typing import Any
 
 from resnet_infer.data.samples import LabelColumn, Lazy, Sample, Samples, Strings
 from resnet_infer.data.source import mixed
 from resnet_infer.errors import DataError
+from resnet_infer.files import open_regular
 
 SUFFIX = ".parquet"
 IMAGE, LABEL = "image", "label"
 ROWS = 16
 """Read at once."""
 LISTED_ROWS = 2**16
+BATCH_BYTES = 2**28
+"""Of the rows read at once, as the file claims them: a value of a dictionary can be any number of rows."""
+MAX_VALUE_BYTES = 2**30
+"""That a row group's images may claim, unpacked: Arrow takes a whole page, and a dictionary, into memory."""
+MAX_NAME_BYTES = 2**28
+"""Of the rows' paths and classes, however they are packed, and a quarter of the files' size on top."""
+ROWS_FREE, BYTES_A_ROW = 2**16, 16
+"""A file has no more rows than the first and one for so many of its bytes: a few can claim billions."""
+MAX_FOOTER_BYTES = 2**23
+"""Arrow makes objects a hundred times as large of it."""
+THRIFT = {"thrift_string_size_limit": 2**23, "thrift_container_size_limit": 2**17}
 
 
 class ParquetImages:
@@ -40,6 +52,8 @@ class ParquetImages:
         self.class_names: tuple[str, ...] = ()
         """What the files call the classes 0, 1, 2, ..., where they do."""
         self._columns: list[str] = []
+        self.held_bytes = 0
+        """Of a row group's images, at most."""
         names, labels = _RowNames(self._paths), LabelColumn()
         for number, path in enumerate(self._paths):
             with _reporting(path), _opened(path) as file:
@@ -50,8 +64,10 @@ class ParquetImages:
                 if number and class_names != self.class_names:
                     raise DataError(f"its classes are named differently from {self._paths[0]}'s")
                 self.class_names = class_names
-                names.add_file(file, column)
-                for text in _labels(file, len(class_names)):
+                self.held_bytes = max(self.held_bytes, _checked(path, file, column))
+                most = MAX_NAME_BYTES + os.path.getsize(path) // 4
+                names.add_file(file, column, most)
+                for text in _labels(file, most):
                     labels.append(text)
                 for group in range(file.num_row_groups):
                     self._groups.append((number, group))
@@ -90,7 +106,9 @@ class _Reading:
         self.number = number
         self._process = os.getpid()
         self._file = _opened(path)
-        self._batches = self._file.iter_batches(ROWS, row_groups=[group], columns=[column], use_threads=False)
+        claim = _claimed(self._file.metadata.row_group(group), column)
+        rows = max(1, min(ROWS, BATCH_BYTES // max(1, claim)))
+        self._batches = self._file.iter_batches(rows, row_groups=[group], columns=[column], use_threads=False)
         self._first = 0
         self._batch: Any = None
 
@@ -118,12 +136,12 @@ class _RowNames(Lazy[str]):
         self._ends = array("q")
         self._inside: list[Strings | None] = []
 
-    def add_file(self, file: Any, column: str) -> None:
-        """Take a file's rows."""
+    def add_file(self, file: Any, column: str, most: int) -> None:
+        """Take a file's rows, with so many bytes of names at most."""
         inside = Strings() if column != IMAGE else None
-        for batch in _batches(file, f"{IMAGE}.path") if inside is not None else ():
-            for text in batch.field("path").to_pylist():
-                inside.append(text or "")  # type: ignore[union-attr]
+        for texts, codes in _texts(file, f"{IMAGE}.path", most) if inside is not None else ():
+            for code in codes:
+                inside.append((texts[code] or "") if code is not None else "")  # type: ignore[union-attr]
         self._inside.append(inside)
         self._ends.append(file.metadata.num_rows + (self._ends[-1] if self._ends else 0))
 
@@ -157,6 +175,7 @@ def _layout(file: Any) -> tuple[str, tuple[str, ...]]:
         raise DataError(f"its column '{IMAGE}' holds no encoded images (bytes, or a struct of bytes and path)")
     if LABEL in schema.names:
         kind = schema.field(LABEL).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
             raise DataError(f"its column '{LABEL}' holds {kind}; a class is a whole number or a name")
     return column, _class_names(schema.metadata or {})
@@ -172,25 +191,79 @@ def _class_names(metadata: dict[bytes, bytes]) -> tuple[str, ...]:
     return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()
 
 
-def _labels(file: Any, classes: int) -> Iterator[str | None]:
+def _checked(path: str, file: Any, column: str) -> int:
+    """The bytes that the images of a row group claim at most; raises DataError for what the file cannot hold."""
+    metadata = file.metadata
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    rows = [group.num_rows for group in groups]
+    size = os.path.getsize(path)
+    if min(rows, default=0) < 0 or sum(rows) != metadata.num_rows:
+        raise DataError("its row groups have not as many rows as the file")
+    if metadata.num_rows > ROWS_FREE + size // BYTES_A_ROW:
+        raise DataError(f"claims {metadata.num_rows:,} rows in {size:,} bytes")
+    claim = max((_claimed(group, column) for group in groups), default=0)
+    if claim > MAX_VALUE_BYTES and claim > size:
+        raise DataError(f"a row group claims {claim:,} bytes of images, over the limit of {MAX_VALUE_BYTES:,}")
+    return claim
+
+
+def _claimed(group: Any, column: str) -> int:
+    """Bytes of a column in a row group, unpacked, as the file claims them."""
+    chunks = (group.column(number) for number in range(group.num_columns))
+    return sum(max(0, chunk.total_uncompressed_size) for chunk in chunks if chunk.path_in_schema == column)
+
+
+def _labels(file: Any, most: int) -> Iterator[str | None]:
     if LABEL not in file.schema_arrow.names:
-        yield from [None] * file.metadata.num_rows
+        yield from repeat(None, file.metadata.num_rows)
         return
-    for batch in _batches(file, LABEL):
-        for value in batch.to_pylist():
+    for texts, codes in _texts(file, LABEL, most):
+        for code in codes:
+            value = texts[code] if code is not None else None
             unknown = value is None or (isinstance(value, int) and value < 0)  # -1 is a test set's "not told"
             yield None if unknown else str(value)
 
 
-def _batches(file: Any, column: str) -> Iterator[Any]:
-    for batch in file.iter_batches(LISTED_ROWS, columns=[column], use_threads=False):
-        yield batch.column(0)
+def _texts(file: Any, column: str, most: int) -> Iterator[tuple[list[Any], Iterator[int | None]]]:
+    """(distinct values, each row's position among them) of a column, so many at a time; `most` bytes in all.
+
+    A value may be megabytes and every row's: classes are read as the dictionary that they are, and few paths at once.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    total = 0
+    groups = (file.metadata.row_group(number) for number in range(file.metadata.num_row_groups))
+    claim = max((_claimed(group, column) for group in groups), default=0) if column != LABEL else 0
+    rows = max(1, min(LISTED_ROWS, BATCH_BYTES // max(1, claim)))
+    for batch in file.iter_batches(rows, columns=[column], use_threads=False):
+        values = batch.column(0)
+        values = values.field("path") if pa.types.is_struct(values.type) else values
+        if not pa.types.is_dictionary(values.type):
+            values = values.dictionary_encode()
+        texts = values.dictionary
+        if pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type):
+            total += pc.sum(pc.take(pc.binary_length(texts), values.indices)).as_py() or 0
+            if total > most:
+                raise DataError(f"its column '{column}' has over the limit of {most:,} bytes of names")
+        yield texts.to_pylist(), iter(values.indices.to_pylist())
 
 
 def _opened(path: str) -> Any:
     from pyarrow import parquet
 
-    return parquet.ParquetFile(path, pre_buffer=False)
+    with open_regular(path) as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - 8))
+        footer, magic = int.from_bytes(file.read(4), "little"), file.read(4)
+    if magic == b"PAR1" and footer > MAX_FOOTER_BYTES:
+        raise DataError(f"its footer claims {footer:,} bytes, over the limit of {MAX_FOOTER_BYTES:,}")
+    with parquet.ParquetFile(path, pre_buffer=False, **THRIFT) as file:
+        metadata = file.metadata
+    columns = [metadata.schema.column(number) for number in range(metadata.num_columns)]
+    texts = [LABEL] if (LABEL, "BYTE_ARRAY") in [(column.path, column.physical_type) for column in columns] else []
+    return parquet.ParquetFile(
+        path, metadata=metadata, pre_buffer=False, buffer_size=2**20, read_dictionary=texts, **THRIFT
+    )
 
 
 class _reporting:  # noqa: N801, reads as a with statement
