@@ -25,7 +25,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 import operations
 import shim
 from operations import Operation
@@ -281,7 +280,8 @@ def warm(folder: Path) -> None:
     recorder.PART_IMAGES, recorder.PART_S = 8, 1e9
     graph = to_onnx.float_graph(load_checkpoint(operations.MODEL), "pooled", "fp32")
     to_onnx.float_graph = lambda *arguments: copy.deepcopy(graph)
-    onnx.checker, onnxruntime.InferenceSession
+    assert onnx.checker
+    assert onnxruntime.InferenceSession
     figure = report.error_figure({"net": []})
     with contextlib.suppress(Exception):
         figure.savefig(os.devnull, format="png")
