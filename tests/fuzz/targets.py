@@ -26,6 +26,12 @@ from resnet_infer.spec.labels import labels_from_file
 from resnet_infer.spec.manifest import KEY, Manifest
 from resnet_infer.train.recipe import read_toml
 
+CIFAR = (
+    b"\x80\x02}(U\x0blabel_namesq\x01]U\x01aaU\x06labels]K\x00aU\tfilenames]U\x05a.pngaU\x04data"
+    b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85U\x01bt\x52(K\x01K\x01M\x00\x0c\x86"
+    b"cnumpy\ndtype\n(U\x02u1K\x00K\x01t\x52\x89T\x00\x0c\x00\x00" + bytes(3072) + b"tbu."
+)
+"""One image and its class names, as Python 2 wrote its pickles."""
 MOST_READ = 8
 """Images of a fuzzed archive."""
 _folder = tempfile.TemporaryDirectory(prefix="resnet-infer-fuzz-")
@@ -64,6 +70,16 @@ def _source(name: str) -> Callable[[bytes], None]:
         _read(source)
 
     return run
+
+
+def cifar(data: bytes) -> None:
+    """A batch of CIFAR-10, and its names."""
+    folder = Path(_folder.name) / "cifar"
+    folder.mkdir(exist_ok=True)
+    for name in ("test_batch", "batches.meta"):
+        (folder / name).write_bytes(data)
+    with contextlib.suppress(DataError):
+        _read(open_source(folder))
 
 
 def manifest(data: bytes) -> None:
@@ -115,6 +131,7 @@ TARGETS: Mapping[str, Callable[[bytes], None]] = {
     "tar": _source("x.tar"),
     "parquet": _source("x.parquet"),
     "list": _source("x.txt"),
+    "cifar": cifar,
     "manifest": manifest,
     "engine": engine,
     "pickle": _checkpoint("x.pth"),
@@ -170,6 +187,7 @@ def seeds() -> Mapping[str, list[bytes]]:
         "tar": tars,
         "parquet": [table.getvalue()],
         "list": [b"a.png\tcat\nb.png\tdog\n"],
+        "cifar": [CIFAR],
         "manifest": [text.encode()],
         "engine": [
             json.dumps({"resnet_infer_engine": 1, "manifest": json.loads(text), "flavour": "tensorrt"}).encode()
