@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from resnet_infer.errors import DataError, UsageError
+from resnet_infer.files import json_text, utf8
 from resnet_infer.predictions.records import KEY, Identity, Record
 
 BATCH = 4096
@@ -51,7 +52,7 @@ class JsonLines:
         with path.open("w", encoding="ascii") as file:
             file.write(f'{{"{KEY}": {identity.to_json()}}}\n')
             for record in records:
-                file.write(json.dumps(_values(record)) + "\n")
+                file.write(json_text(_values(record)) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -148,14 +149,10 @@ class Parquet:
         """Records as columns."""
         columns = {name: [getattr(record, name) for record in records] for name in schema.names if name != "probs"}
         for name in ("name", "label", "error"):
-            columns[name] = [_utf8(text) for text in columns[name]]
+            columns[name] = [None if text is None else utf8(text) for text in columns[name]]
         if "probs" in schema.names:
             columns["probs"] = [record.probs_K for record in records]
         return self._arrow.Table.from_pydict(columns, schema=schema)
-
-
-def _utf8(text: str | None) -> str | None:
-    return None if text is None else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _values(record: Record) -> dict[str, Any]:
@@ -163,14 +160,14 @@ def _values(record: Record) -> dict[str, Any]:
     values: dict[str, Any] = {
         "index": record.index,
         "protocol": record.protocol,
-        "name": _utf8(record.name),
-        "label": _utf8(record.label),
+        "name": record.name,
+        "label": record.label,
         "truth": record.truth,
         "rank": record.rank,
         "truth_prob": None if record.truth_prob is None else float(f"{record.truth_prob:.9g}"),
         "top_classes": list(record.top_classes),
         "top_probs": [float(f"{prob:.9g}") for prob in record.top_probs],
-        "error": _utf8(record.error),
+        "error": record.error,
     }
     if record.probs_K is not None:
         values["probs"] = [float(f"{prob:.9g}") for prob in record.probs_K.tolist()]

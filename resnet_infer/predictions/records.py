@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_infer.errors import DataError
+from resnet_infer.files import json_text
 
 KEY = "resnet_infer"
 FORMAT = 1
@@ -82,7 +83,7 @@ class Identity:
 
     def to_json(self) -> str:
         """One line of JSON."""
-        return json.dumps({"format": FORMAT} | asdict(self))
+        return json_text({"format": FORMAT} | asdict(self))
 
     @classmethod
     def from_json(cls, text: str | bytes, where: str) -> "Identity":
@@ -130,7 +131,7 @@ _COMPARED = {
 
 
 def _plain(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
+    return json_text(value, sort_keys=True)
 
 
 def _shown(own: Any, theirs: Any) -> str:
