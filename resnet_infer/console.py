@@ -1,11 +1,22 @@
-"""Progress on stderr: nothing for short work, nothing unless a person is watching."""
+"""All that goes to a terminal: results on stdout, notes and progress on stderr, and nothing that a terminal obeys.
 
+Names come from strangers. What would move the cursor, hide text or turn it around is shown by its escape, as `\\x1b`.
+"""
+
+import copy
+import dataclasses
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import IO, TypeVar
+
+from resnet_infer.errors import OutputError, escaped
 
 SHOW_AFTER_S = 1.0
+
+Value = TypeVar("Value")
 
 _muted = False
 
@@ -34,14 +45,14 @@ def progress(description: str, total: float | None, unit: str = "") -> Iterator[
         else (bars.MofNCompleteColumn(), bars.TextColumn(f"{unit}  {{task.fields[rate]}}"))
     )
     bar = bars.Progress(
-        bars.TextColumn("{task.description}"),
+        bars.TextColumn("{task.description}", markup=False),
         bars.BarColumn(),
         *count,
         bars.TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
     )
-    task = bar.add_task(description, total=total, rate="")
+    task = bar.add_task(visible(description), total=total, rate="")
     begun = time.monotonic()
     shown = False
 
@@ -67,12 +78,78 @@ def working(description: str) -> Iterator[None]:
         yield
         return
     from rich.console import Console
+    from rich.text import Text
 
-    with Console(stderr=True).status(description):
+    with Console(stderr=True).status(Text(visible(description))):
         yield
 
 
 def note(message: str) -> None:
     """One line on stderr that a user should know: an assumption made, a thing left out."""
     if not _muted:
-        print(f"resnet-infer: {message}", file=sys.stderr)
+        tell(f"resnet-infer: {visible(message)}")
+
+
+def tell(text: str) -> None:
+    """Lines on stderr; where nothing can be written there, nothing is."""
+    if sys.stderr is not None:  # print() takes None for stdout
+        try:
+            print(_visible_lines(text), file=sys.stderr, flush=True)
+        except (OSError, ValueError):
+            drop(sys.stderr)
+
+
+def say(text: str) -> None:
+    """Print a result for people; raises OutputError. A name's own line break is no control here: see `visible`."""
+    emit(_visible_lines(text))
+
+
+def emit(text: str) -> None:
+    """Print a result for programs as it is; raises OutputError if it cannot be written, BrokenPipeError if none reads.
+
+    It is written when this returns.
+    """
+    if sys.stdout is None:
+        raise OutputError("standard output: is closed; redirect it to a file, or to /dev/null")
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        drop(sys.stdout)
+        raise
+    except (OSError, ValueError) as error:
+        drop(sys.stdout)
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"standard output: cannot be written ({reason})") from error
+
+
+def drop(stream: IO[str]) -> None:
+    """Let what a stream still holds go nowhere, so that Python does not meet the same failure when it ends."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def visible(value: Value) -> Value:
+    """A text with its control characters, line breaks among them, as escapes; or a value with all its texts so."""
+    shown = _visible(value)
+    return shown  # type: ignore[no-any-return]
+
+
+def _visible(value: object) -> object:
+    if isinstance(value, str):
+        return escaped(value)
+    if isinstance(value, Mapping):
+        return {_visible(key): _visible(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_visible, value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        shown = copy.copy(value)
+        for field in dataclasses.fields(value):
+            object.__setattr__(shown, field.name, _visible(getattr(value, field.name)))
+        return shown
+    return value
+
+
+def _visible_lines(text: str) -> str:
+    return "\n".join(map(visible, text.split("\n")))

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from resnet_infer.backends.load import Model, open_model
+from resnet_infer.console import say, visible
 from resnet_infer.data.open import open_source
 from resnet_infer.data.source import Source
 from resnet_infer.errors import UsageError
@@ -55,24 +56,24 @@ def run(folder: Path | None) -> None:
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="resnet-infer-demo-") as temporary:
         _run(folder or Path(temporary))
-    kept = f"The files are in {folder}." if folder else "Keep the files with: resnet-infer demo -o FOLDER"
-    print(f"\n{time.perf_counter() - begun:.0f} s in all. {kept}")
+    kept = f"The files are in {visible(str(folder))}." if folder else "Keep the files with: resnet-infer demo -o FOLDER"
+    say(f"\n{time.perf_counter() - begun:.0f} s in all. {kept}")
 
 
 def _run(folder: Path) -> None:
     to_fit, held_out = write_digits(folder)
-    print(
+    say(
         f"1. Data: scikit-learn's digits as {SIDE}x{SIDE} RGB: {len(to_fit.samples)} to fit, "
         f"{len(held_out.samples)} held out"
     )
     weights = folder / "resnet20.digits.safetensors"
-    print(f"2. {_fit(to_fit, weights)}")
+    say(f"2. {_fit(to_fit, weights)}")
 
     checkpoint = load_checkpoint(str(weights))
     artifact = folder / "resnet20.digits.onnx"
-    print("3. Export to ONNX with the dense head ...", flush=True)
+    say("3. Export to ONNX with the dense head ...")
     parity = export_onnx(checkpoint, artifact, head="dense").parity
-    print(f"   checked: largest difference from PyTorch {parity['relative_diff']:.0e} of the largest logit")
+    say(f"   checked: largest difference from PyTorch {parity['relative_diff']:.0e} of the largest logit")
 
     models = [open_model(str(path), device="cpu") for path in (weights, artifact)]
     spec, preprocessing = checkpoint.manifest.spec, checkpoint.manifest.preprocessing
@@ -80,19 +81,19 @@ def _run(folder: Path) -> None:
         protocol_for(name, spec, preprocessing, scales=SCALES if name == "multiscale" else None)
         for name in PROTOCOL_NAMES
     ]
-    print("4. The held-out images by the paper's three protocols, on both backends\n")
+    say("4. The held-out images by the paper's three protocols, on both backends\n")
     results = [
         [evaluate([Member(model, (protocol,))], held_out, loading=Loading(workers=0))[0] for model in models]
         for protocol in protocols
     ]
-    print(_ladder(protocols, results))
-    print(f"\n5. Backends: largest difference of a probability {_difference(models, protocols, held_out):.0e}")
+    say(_ladder(protocols, results))
+    say(f"\n5. Backends: largest difference of a probability {_difference(models, protocols, held_out):.0e}")
 
-    print("6. Predictions from the ONNX file")
+    say("6. Predictions from the ONNX file")
     some = open_source(_excerpt(held_out, folder / "some.zip"))
     for record in predict(models[1], protocols[0], some, top_k=1, loading=Loading(workers=0)):
         best = record.predictions[0]
-        print(f"   {record.path.ljust(22)}  {best.label} ({100 * best.prob:.1f} %)")
+        say(f"   {record.path.ljust(22)}  {best.label} ({100 * best.prob:.1f} %)")
 
 
 def write_digits(folder: Path) -> tuple[Source, Source]:

@@ -10,6 +10,7 @@
     │   └── ImageError          exit 1   one image that cannot be decoded
     ├── BackendError            exit 1   a device, provider or precision that is not there
     │   └── OutOfMemory         exit 1   a batch that does not fit, even of one tile
+    ├── OutputError             exit 1   a result that cannot be written: the disk is full, stdout is closed
     ├── ProcessError            exit 1   another process of a distributed run that is gone or silent
     ├── ReportedElsewhere       exit 1   an error that the leading process of a distributed run tells of
     ├── TrainingError           exit 1   a run that cannot go on; its last good checkpoint is kept
@@ -20,7 +21,20 @@ A message is one line: what was given, where, and what to do about it.
 """
 
 import difflib
+import re
 from collections.abc import Iterable
+
+CONTROLS = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\ud800-\udfff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e007f]"
+    "|(?<![^\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\x7f])"  # in emoji and Persian they join letters
+)
+"""Controls, changes of direction, what has no width, line separators, and bytes of a name that are no text."""
+
+
+def escaped(text: str) -> str:
+    """Text that no terminal obeys and that is one line: `CONTROLS` as `\\n`, `\\x1b`, `\\u202e`."""
+    return CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 class ResnetInferError(Exception):
@@ -29,7 +43,10 @@ class ResnetInferError(Exception):
     exit_code = 1
 
     def __str__(self) -> str:
-        return " ".join(super().__str__().split())
+        """One line: a library's error that it tells of is folded, what names hold is escaped."""
+        message = super().__str__()
+        told = str(self.__cause__ or self.__context__ or "")
+        return escaped(message.replace(told, " ".join(told.split())) if told else message)
 
 
 class UsageError(ResnetInferError):
@@ -73,6 +90,10 @@ class BackendError(ResnetInferError):
 
 class OutOfMemory(BackendError):
     """The batch did not fit the device's memory; a smaller one may."""
+
+
+class OutputError(ResnetInferError):
+    """A result that was made and cannot be written."""
 
 
 class ProcessError(ResnetInferError):

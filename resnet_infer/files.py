@@ -1,8 +1,9 @@
-"""Files of ours: written whole or not at all, known by their hash, and the folder where downloads are kept."""
+"""Files of ours: written whole or not at all, in text that any reader takes, known by their hash; where downloads go."""
 
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -10,7 +11,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from resnet_infer.errors import UsageError
 
@@ -121,10 +122,31 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def utf8(text: str) -> str:
+    """Text with the bytes of a file's name that are no UTF-8 as escapes, `\\udce9` for the byte E9."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def json_text(value: Any, *, indent: int | None = None, sort_keys: bool = False) -> str:
+    """JSON in ASCII, which no terminal obeys and every encoding holds; strings as `utf8` has them."""
+    text = json.dumps(value, indent=indent, sort_keys=sort_keys, ensure_ascii=False)
+    return re.sub("[^ -~\n]", _json_escape, text)
+
+
+def _json_escape(found: re.Match[str]) -> str:
+    character = found[0]
+    if "\ud800" <= character <= "\udfff":
+        return f"\\\\u{ord(character):04x}"
+    return json.dumps(character)[1:-1] if character != "\x7f" else "\\u007f"
+
+
 def cache_folder() -> Path:
-    """Where downloads are kept: $RESNET_INFER_CACHE, else resnet-infer in the user's cache folder."""
+    """Where downloads are kept: $RESNET_INFER_CACHE, else resnet-infer in the user's cache folder.
+
+    A user without a home folder has none, where nothing is found and nothing can be kept.
+    """
     own = os.environ.get("RESNET_INFER_CACHE")
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    home = os.environ.get("XDG_CACHE_HOME") or home_folder() / ".cache"
     return Path(own) if own else Path(home) / "resnet-infer"
 
 
@@ -143,3 +165,11 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     raise OSError(errno.EINVAL, NOT_REGULAR, os.fspath(path))
+
+
+def home_folder() -> Path:
+    """The user's; below a file, so that nothing is found or made there, if HOME is not set and no user has this id."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path(os.devnull) / "HOME-is-not-set"

@@ -3,14 +3,13 @@
 The JSON file is the source; tables, CSV and pages are made from it.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from resnet_infer.errors import DataError, UsageError
-from resnet_infer.files import replacing
+from resnet_infer.files import json_text, replacing
 from resnet_infer.spec.manifest import MAX_BYTES, checked_json
 
 SCHEMA = 1
@@ -135,12 +134,12 @@ class BenchRun:
 
     def to_json(self) -> str:
         """The file's text."""
-        return json.dumps({"schema": SCHEMA} | asdict(self), indent=1, ensure_ascii=False)
+        return json_text({"schema": SCHEMA} | asdict(self), indent=1)
 
     def save(self, path: Path) -> None:
         """Write beside and rename: a reader never sees half a file."""
         with replacing(path) as partial:
-            partial.write_text(self.to_json() + "\n", "utf-8", errors="backslashreplace")
+            partial.write_text(self.to_json() + "\n", "utf-8")
 
 
 def load_run(path: Path) -> BenchRun:

@@ -1,5 +1,6 @@
 """One run of the benchmark on disk: rows are saved as they are measured, and a run that was stopped goes on."""
 
+import json
 import shlex
 import sys
 import time
@@ -21,6 +22,7 @@ from resnet_infer.data.open import open_source
 from resnet_infer.data.source import Source, Subset
 from resnet_infer.environment import environment
 from resnet_infer.errors import DataError, UsageError
+from resnet_infer.files import json_text
 from resnet_infer.pipeline.packing import Offload
 from resnet_infer.spec.registry import DEFAULT_MODEL
 
@@ -158,9 +160,7 @@ def _continued(before: BenchRun, now: BenchRun, path: Path) -> BenchRun:
 
 def _plain(value: Any) -> Any:
     """As it reads back from JSON."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+    return json.loads(json_text(value))
 
 
 def _in_order(found: list[BenchRow], wanted: list[Cell]) -> list[BenchRow]:

@@ -4,8 +4,6 @@ Results go to stdout, everything else to stderr. Exit codes: 0; 1 failure; 2 usa
 """
 
 import difflib
-import io
-import os
 import re
 import sys
 
@@ -29,6 +27,8 @@ from resnet_infer.cli import (  # fmt: skip
     verify,
 )
 from resnet_infer.cli.groups import PanelCommand
+from resnet_infer.cli.process import Ended, ending, heed_signals, open_streams
+from resnet_infer.console import drop, emit, tell, visible
 from resnet_infer.errors import ReportedElsewhere, ResnetInferError
 
 app = typer.Typer(
@@ -55,7 +55,7 @@ app.command("demo", cls=PanelCommand)(demo.demo)
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"resnet-infer {__version__}")
+        emit(f"resnet-infer {__version__}")
         raise typer.Exit
 
 
@@ -70,24 +70,28 @@ def root(
 def main() -> None:
     """Run the command line and exit; an error is one line on stderr, with its traceback under --verbose."""
     keep_freed_memory()
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name need not be text; print it all the same
-        sys.stdout.reconfigure(errors="backslashreplace")
+    open_streams()
+    heed_signals()
     try:
         sys.exit(app(standalone_mode=False) or 0)
     except ReportedElsewhere as error:
         sys.exit(error.exit_code)
     except ResnetInferError as error:
         _fail(error, str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _fail(None, "interrupted", 130)
-    except BrokenPipeError:  # the reader of stdout, as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-    except Exception as error:
-        if not isinstance(error, OSError):
-            _flags_failed(error)
-            raise
+    except (Ended, KeyboardInterrupt) as stop:
+        cause = stop.__cause__ if isinstance(stop, Ended) else stop
+        if isinstance(cause, BrokenPipeError):  # the reader of stdout, as `head`, has seen enough
+            sys.exit(141)
+        _fail(None, *ending(cause))
+    except OSError as error:
         _fail(error, f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), 1)
+    except MemoryError as error:
+        _fail(error, "not enough memory; try a smaller --batch-size, fewer --workers, or smaller images", 1)
+    except RecursionError as error:
+        _fail(error, "a file is nested too deeply to be read; --verbose shows where", 1)
+    except Exception as error:
+        _flags_failed(error)
+        raise
 
 
 def _flags_failed(error: Exception) -> None:
@@ -112,6 +116,11 @@ def _fail(error: BaseException | None, message: str, code: int) -> None:
     if error is not None and options.verbose_errors():
         import traceback
 
-        traceback.print_exception(error)
-    print(f"resnet-infer: error: {message}", file=sys.stderr)
+        tell("".join(traceback.format_exception(error)).rstrip("\n"))
+    tell(f"resnet-infer: error: {visible(message)}")
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            drop(stream)
     sys.exit(code)

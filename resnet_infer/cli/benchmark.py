@@ -105,7 +105,7 @@ def benchmark(
     wanted = sweep_from_toml(measured.sweep) if measured.sweep else Sweep()
     wanted = sweep_with(wanted, measured.flags(), "flags")
     from resnet_infer.bench.rows import load_run
-    from resnet_infer.console import note
+    from resnet_infer.console import emit, note
     from resnet_infer.report.benchmark.files import printed, write_files
 
     request = BenchmarkRequest(
@@ -126,7 +126,9 @@ def benchmark(
             write_files(load_run(output / FILE), output)
             note(f"{output / FILE} keeps what is measured; repeat the command with --resume to continue")
         raise
-    write_files(done, output)
-    print(printed(done, form))
+    try:
+        emit(printed(done, form))
+    finally:  # neither result depends on the other's being written
+        write_files(done, output)
     if all(row.error for row in done.rows):
         raise BackendError("nothing could be measured; each row says why")

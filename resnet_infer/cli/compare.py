@@ -48,12 +48,10 @@ def compare(
     ] = "fail",
 ) -> None:
     """Compare two models in one pass, each in its own preprocessing, or the predictions they made before."""
-    form = output.format_name
     if page:
         check_page(page)
     from resnet_infer.console import note, progress
     from resnet_infer.data.open import open_source
-    from resnet_infer.environment import environment
     from resnet_infer.evaluation.compare import compare_models, compare_predictions
     from resnet_infer.report.thumbnails import thumbnails
 
@@ -78,21 +76,31 @@ def compare(
             )
     for image in found[0].unreadable:
         note(f"{image['path']}: {image['error']}")
-    if page:
-        wanted = {image.index: image for comparison in found for image in chosen(comparison, pictures)}
-        shown = {}
-        if source is not None:
-            _check_same(source, wanted.values(), data)
-            shown = thumbnails(source, wanted)
-        write_page(page, compare_page(found, pictures, shown))
+    try:
+        _print(found, output.format_name)
+    finally:  # neither result depends on the other's being written
+        if page:
+            wanted = {image.index: image for comparison in found for image in chosen(comparison, pictures)}
+            shown = {}
+            if source is not None:
+                _check_same(source, wanted.values(), data)
+                shown = thumbnails(source, wanted)
+            write_page(page, compare_page(found, pictures, shown))
+
+
+def _print(found: list[Comparison], form: str) -> None:
+    from resnet_infer.console import emit, say, visible
+    from resnet_infer.environment import environment
+
     if form == "table":
-        print("\n\n".join([_head(found[0]), *(_table(comparison) for comparison in found)]))
+        shown = visible(found)
+        say("\n\n".join([_head(shown[0]), *(_table(comparison) for comparison in shown)]))
     elif form == "json":
-        print(text.as_json({"environment": environment(), "rows": [comparison.to_dict() for comparison in found]}))
+        emit(text.as_json({"environment": environment(), "rows": [comparison.to_dict() for comparison in found]}))
     elif form == "jsonl":
-        print(text.as_json_lines([comparison.to_dict() for comparison in found]))
+        emit(text.as_json_lines([comparison.to_dict() for comparison in found]))
     else:
-        print(text.as_csv([comparison.summary() for comparison in found]))
+        emit(text.as_csv([comparison.summary() for comparison in found]))
 
 
 def _head(first: Comparison) -> str:

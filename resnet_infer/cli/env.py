@@ -16,6 +16,7 @@ def env(
     form = format_name
     import onnxruntime
 
+    from resnet_infer.console import emit, say, visible
     from resnet_infer.environment import environment
     from resnet_infer.files import cache_folder
 
@@ -24,7 +25,7 @@ def env(
         "cache": str(cache_folder()),
     }
     if form == "json":
-        print(text.as_json(found))
+        emit(text.as_json(found))
         return
     gpus = [f"{gpu['name']}, {gpu['memory_mib']} MiB, compute {gpu['compute_capability']}" for gpu in found["gpus"]]
     lines = [
@@ -37,4 +38,4 @@ def env(
         ("weights cache", found["cache"]),
     ]
     width = max(len(name) for name, _ in lines)
-    print("\n".join(f"{name.ljust(width)}  {value}" for name, value in lines))
+    say("\n".join(f"{name.ljust(width)}  {visible(value)}" for name, value in lines))

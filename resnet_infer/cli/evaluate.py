@@ -106,7 +106,7 @@ def evaluate(
     run.check()
     if "WORLD_SIZE" in os.environ:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost process is one line of ours, not a stack trace
-    from resnet_infer.console import mute, note, progress
+    from resnet_infer.console import emit, mute, note, progress, say, visible
     from resnet_infer.data.imagenet import real_sets, with_ground_truth
     from resnet_infer.data.open import open_source
     from resnet_infer.distributed.group import processes
@@ -146,11 +146,13 @@ def evaluate(
     if not results:  # a process of several that does not lead
         return
     records = [row.to_dict() for row in results]
-    if run.page:
-        write_page(run.page, eval_page(results))
-    if form == "table":
-        print(eval_table(results))
-    elif form == "json":
-        print(text.as_json({"environment": environment(), "rows": records}))
-    else:
-        print(text.as_json_lines(records) if form == "jsonl" else text.as_csv(records))
+    try:
+        if form == "table":
+            say(eval_table(visible(results)))
+        elif form == "json":
+            emit(text.as_json({"environment": environment(), "rows": records}))
+        else:
+            emit(text.as_json_lines(records) if form == "jsonl" else text.as_csv(records))
+    finally:  # neither result depends on the other's being written
+        if run.page:
+            write_page(run.page, eval_page(results))

@@ -9,6 +9,7 @@ from resnet_infer.cli import options
 from resnet_infer.cli.export_options import Flags
 from resnet_infer.cli.groups import with_flags
 from resnet_infer.cli.model_options import Checkpoint
+from resnet_infer.console import say
 from resnet_infer.errors import UsageError
 
 FORMATS = {"onnx": ".onnx", "tensorrt": ".engine", "triton": ""}
@@ -58,4 +59,4 @@ def export(
     stem = Path(model).stem if own in (".onnx", ".engine", ".plan") or is_checkpoint_file(model) else model
     default = Path("model_repository") if to == "triton" else Path(".".join([stem, *suffixes]) + FORMATS[to])
     for line in export_run.run(request, output or default):
-        print(line)
+        say(line)

@@ -9,6 +9,8 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 from typer.core import TyperCommand
 
+from resnet_infer.cli.process import Ended
+
 
 def with_flags(command: Callable[..., None]) -> Callable[..., None]:
     """The command with every parameter that is a dataclass replaced by the dataclass's fields.
@@ -56,7 +58,14 @@ def _fields_of(group: Any) -> list[inspect.Parameter]:
 
 
 class PanelCommand(TyperCommand):
-    """A command whose help lists its flags panel by panel."""
+    """A command whose help lists its flags panel by panel, and which leaves interrupts to its caller."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """As typer does it; an interrupt and a reader of stdout that is gone raise Ended."""
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, BrokenPipeError) as error:
+            raise Ended from error
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the panels in the order of their first flags, those without one last."""

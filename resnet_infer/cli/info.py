@@ -11,6 +11,7 @@ import typer
 from resnet_infer.cli import options
 from resnet_infer.cli.groups import with_flags
 from resnet_infer.cli.model_options import Checkpoint
+from resnet_infer.console import emit, say, visible
 from resnet_infer.report import text
 from resnet_infer.spec.precisions import Layer, check_claim, summary
 
@@ -32,9 +33,9 @@ def info(
     manifest, layers, extra = _read(artifact, said.overrides())
     counted = summary(layers)
     if format_name == "json":
-        print(text.as_json(manifest.to_dict() | extra | {"layers": counted}))
+        emit(text.as_json(manifest.to_dict() | extra | {"layers": counted}))
     else:
-        print(_table(artifact, manifest, counted, extra))
+        say(_table(artifact, visible(manifest), counted, visible(extra)))
     if manifest.head:  # an exported file claims a precision; everyone should see it proven, or refuted
         check_claim(manifest.precision, layers, manifest.kept_float, artifact)
 
@@ -76,7 +77,7 @@ def _table(artifact: str, manifest: "Manifest", layers: list[dict[str, Any]], ex
     spec, labels = manifest.spec, manifest.labels
     some = ", ".join(labels.names[:3]) + ", ..." if labels else "not known"
     lines: list[tuple[str, Any]] = [
-        ("artifact", artifact),
+        ("artifact", visible(artifact)),
         (
             "architecture",
             f"{spec.name}: {spec.params:,} parameters, {spec.macs() / 1e9:.3f} GMACs at {spec.native_size}",

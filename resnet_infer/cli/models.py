@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from resnet_infer.cli import options
+from resnet_infer.console import emit, say
 from resnet_infer.files import cache_folder
 from resnet_infer.report import text
 from resnet_infer.spec.architectures import architecture_names, spec_from_name
@@ -21,13 +22,13 @@ def models(
     form = format_name
     architectures, checkpoints = _architectures(), _checkpoints()
     if form == "json":
-        print(text.as_json({"architectures": architectures, "checkpoints": checkpoints}))
+        emit(text.as_json({"architectures": architectures, "checkpoints": checkpoints}))
     elif form == "jsonl":
-        print(text.as_json_lines([*architectures, *checkpoints]))
+        emit(text.as_json_lines([*architectures, *checkpoints]))
     elif form == "csv":
-        print(text.as_csv([*architectures, *checkpoints]))
+        emit(text.as_csv([*architectures, *checkpoints]))
     else:
-        print(_tables(architectures, checkpoints))
+        say(_tables(architectures, checkpoints))
 
 
 def _architectures() -> list[dict[str, Any]]:

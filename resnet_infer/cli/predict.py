@@ -76,7 +76,7 @@ def predict(
     cluster.check(form)
     if len(views.names) > 1:
         raise UsageError(f"predict uses one protocol; got {', '.join(views.names)}")
-    from resnet_infer.console import note, progress
+    from resnet_infer.console import emit, note, progress, say, visible
     from resnet_infer.data.open import open_inputs
     from resnet_infer.evaluation.predict import predict as run
 
@@ -96,14 +96,14 @@ def predict(
         for record in run(opened, test, source, top_k=top_k, loading=how):
             records.append(record)
             if form == "jsonl":
-                print(text.as_json_lines([record.to_dict()]), flush=True)
+                emit(text.as_json_lines([record.to_dict()]))
             advance(1)
     if form == "table":
-        print("\n".join(_block(record) for record in records if not record.error))
+        say("\n".join(_block(visible(record)) for record in records if not record.error))
     elif form == "json":
-        print(text.as_json([record.to_dict() for record in records]))
+        emit(text.as_json([record.to_dict() for record in records]))
     elif form == "csv":
-        print(text.as_csv([line for record in records for line in _lines(record)]))
+        emit(text.as_csv([line for record in records for line in _lines(record)]))
     for record in records:
         if record.warning:
             note(f"{record.path}: predicted though damaged ({record.warning}); --strict-decode makes it unreadable")
@@ -115,7 +115,7 @@ def predict(
 
 
 def _by_ray(source: "Source", cluster: Cluster, on_error: str, **scoring: Any) -> None:
-    from resnet_infer.console import note
+    from resnet_infer.console import note, say, visible
 
     assert cluster.output
     try:
@@ -124,7 +124,9 @@ def _by_ray(source: "Source", cluster: Cluster, on_error: str, **scoring: Any) -
         raise UsageError(f"--engine ray needs Ray ({error}): pip install 'resnet-infer[ray]'") from error
     written = predict_by_ray(source, Scoring(**scoring), cluster.output, actors=cluster.actors)
     total = f"{written.images} images"
-    print(f"{written.folder}: {total} in {written.files} Parquet files, {written.images_per_s:.1f} images/s")
+    say(
+        f"{visible(str(written.folder))}: {total} in {written.files} Parquet files, {written.images_per_s:.1f} images/s"
+    )
     if written.unreadable:
         unread = f"{written.unreadable} of {total} cannot be read (column error in {written.folder} says why)"
         if on_error == "fail" or written.unreadable == written.images:

@@ -24,6 +24,7 @@ def report(
 ) -> None:
     """Show what a benchmark measured; several results are compared with the first, row by row."""
     from resnet_infer.bench.rows import load_run
+    from resnet_infer.console import emit, say, visible
     from resnet_infer.report.html import check_page, write_page
 
     form = format_name
@@ -38,9 +39,11 @@ def report(
         from resnet_infer.report.benchmark.files import printed
         from resnet_infer.report.benchmark.page import benchmark_page
 
-        if page:
-            write_page(page, benchmark_page(runs[0]))
-        print(printed(runs[0], form))
+        try:
+            emit(printed(runs[0], form))
+        finally:  # neither result depends on the other's being written
+            if page:
+                write_page(page, benchmark_page(runs[0]))
         return
 
     from resnet_infer.report.benchmark import diff_table
@@ -49,15 +52,17 @@ def report(
 
     first, *others = runs
     comparisons = [compare_runs(first, name, run) for name, run in zip(names[1:], others, strict=True)]
-    if page:
-        write_page(page, comparison_page(names[0], first, comparisons))
     records = diff_table.records(comparisons)
-    if form == "table":
-        print(diff_table.comparison_table(names[0], first, comparisons))
-    elif form == "json":
-        print(text.as_json({"first": names[0], "rows": records}))
-    else:
-        print(text.as_json_lines(records) if form == "jsonl" else text.as_csv(records))
+    try:
+        if form == "table":
+            say(diff_table.comparison_table(*visible((names[0], first, comparisons))))
+        elif form == "json":
+            emit(text.as_json({"first": names[0], "rows": records}))
+        else:
+            emit(text.as_json_lines(records) if form == "jsonl" else text.as_csv(records))
+    finally:
+        if page:
+            write_page(page, comparison_page(names[0], first, comparisons))
 
 
 def _file(path: Path) -> Path:

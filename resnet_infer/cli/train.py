@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resnet_infer.cli import options
+from resnet_infer.console import say, visible
 from resnet_infer.errors import UsageError
 from resnet_infer.train.recipe import FIELDS, Recipe, read_toml
 
@@ -113,10 +114,9 @@ def train(
             )
         result = run(job, device=device, state=state)
         if result:
-            drawn = write_curves(folder, job.spec.name)
-            print(summary(job.spec.name, folder, result))
-            if drawn:
-                print(f"curves:  {folder / PAGE}")
+            say(summary(visible(job.spec.name), visible(str(folder)), result))
+            if write_curves(folder, job.spec.name):
+                say(f"curves:  {visible(str(folder / PAGE))}")
 
 
 def _folder(output: Path | None, resume: Path | None) -> Path:
@@ -143,7 +143,7 @@ def _own_test_part(data: list[str]) -> "Source | None":
     return open_source(data[0], "test") if len(data) == 1 and Cifar10.fits(Path(data[0])) else None
 
 
-def summary(name: str, folder: Path, result: "Result") -> str:
+def summary(name: str, folder: str, result: "Result") -> str:
     """How a run ended, in a few lines."""
     lines = [
         f"{name}: {result.iterations} iterations in {result.seconds:.0f} s, training error {result.train_err:.2f} %"
@@ -154,4 +154,4 @@ def summary(name: str, folder: Path, result: "Result") -> str:
             f"test error {row.top1_err:.2f} % ({row.top1_errors} of {row.images}), "
             f"95 % interval {row.top1_err_ci95[0]:.2f} .. {row.top1_err_ci95[1]:.2f}, lowest {result.best_err:.2f} %"
         )
-    return "\n".join([*lines, f"weights: {folder / 'last.safetensors'}"])
+    return "\n".join([*lines, f"weights: {Path(folder) / 'last.safetensors'}"])

@@ -17,7 +17,7 @@ from typing import IO
 
 from resnet_infer.console import progress
 from resnet_infer.errors import DownloadError, UsageError
-from resnet_infer.files import cache_folder, put_in_place, sha256_of
+from resnet_infer.files import cache_folder, home_folder, put_in_place, sha256_of
 from resnet_infer.model.adapters import expected_shapes
 from resnet_infer.model.arriving import arriving
 from resnet_infer.spec.architectures import spec_from_name
@@ -36,7 +36,7 @@ def weights_file(published: Published) -> Path:
     A copy that torch.hub has already fetched is used where it is. The SHA-256 is checked before every use.
     Raises DownloadError when there is no network or the bytes are not the published ones.
     """
-    hub = Path(os.environ.get("TORCH_HOME") or Path.home() / ".cache" / "torch") / "hub" / "checkpoints"
+    hub = Path(os.environ.get("TORCH_HOME") or home_folder() / ".cache" / "torch") / "hub" / "checkpoints"
     target = cache_folder() / published.filename
     for path in (target, hub / published.filename):
         if _is_published(path, published):

@@ -4,6 +4,7 @@ On Linux a block is an anonymous file whose descriptor goes through the socket b
 clean up after a process that was killed, and no limit of /dev/shm, which containers keep at 64 MB.
 """
 
+import mmap
 import os
 from multiprocessing import reduction
 from typing import Any
@@ -49,6 +50,8 @@ def received(worker: Any, size: int) -> Tensor:
 
 
 def _mapped(file: int, size: int) -> Tensor:
-    """The whole of an open file as a flat uint8 tensor; it stays when the file is closed."""
-    mapped: Tensor = torch.from_file(f"/proc/self/fd/{file}", shared=True, size=size, dtype=torch.uint8)
-    return mapped
+    """The whole of an open file as a flat uint8 tensor; it stays when the file is closed. OSError if it is shorter."""
+    try:
+        return torch.frombuffer(mmap.mmap(file, size), dtype=torch.uint8)
+    except ValueError as error:
+        raise OSError(str(error)) from error

@@ -153,7 +153,9 @@ def _serve(
     end_with_parent(parent_id)
     for end in inherited:
         end.close()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the parent ends its workers
+    for name in ("SIGINT", "SIGHUP"):  # a terminal's go to all; the parent ends its workers
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not what the parent does then
     torch.set_num_threads(1)
     keep_freed_memory()

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from resnet_infer.errors import DataError, UsageError
+from resnet_infer.files import json_text
 from resnet_infer.predictions.checks import as_utf8, check_of, contradiction
 from resnet_infer.predictions.records import KEY, Identity, Record
 
@@ -52,7 +53,7 @@ class JsonLines:
         with path.open("w", encoding="ascii") as file:
             file.write(f'{{"{KEY}": {identity.to_json()}}}\n')
             for record in records:
-                file.write(json.dumps(_values(record)) + "\n")
+                file.write(json_text(_values(record)) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -168,15 +169,15 @@ def _values(record: Record) -> dict[str, Any]:
     values: dict[str, Any] = {
         "index": record.index,
         "protocol": record.protocol,
-        "name": as_utf8(record.name),
-        "label": as_utf8(record.label),
+        "name": record.name,
+        "label": record.label,
         "truth": record.truth,
         "rank": record.rank,
         "truth_prob": None if record.truth_prob is None else float(f"{record.truth_prob:.9g}"),
         "top_classes": list(record.top_classes),
         "top_probs": [float(f"{prob:.9g}") for prob in record.top_probs],
-        "error": as_utf8(record.error),
-        "warning": as_utf8(record.warning),
+        "error": record.error,
+        "warning": record.warning,
         "content_sha256": record.content_sha256,
         "source_mark": record.source_mark,
         "check": check_of(record),

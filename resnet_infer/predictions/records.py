@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_infer.errors import DataError
+from resnet_infer.files import json_text
 from resnet_infer.spec.manifest import has_check, with_check
 
 KEY = "resnet_infer"
@@ -91,7 +92,8 @@ class Identity:
 
     def to_json(self) -> str:
         """One line of JSON, a checksum of the rest in it."""
-        return json.dumps(with_check({"format": FORMAT} | asdict(self)))
+        plain = json.loads(json_text({"format": FORMAT} | asdict(self)))  # as it is read
+        return json_text(with_check(plain))
 
     @classmethod
     def from_json(cls, text: str | bytes, where: str) -> "Identity":
@@ -144,7 +146,7 @@ _COMPARED = {
 
 
 def _plain(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
+    return json_text(value, sort_keys=True)
 
 
 def _shown(own: Any, theirs: Any) -> str:

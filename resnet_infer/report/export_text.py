@@ -39,7 +39,7 @@ def search_table(record: Mapping[str, Any]) -> str:
 def describe(manifest: Manifest, path: Path) -> Iterator[str]:
     """What a user should know of an ONNX file just written: what it is, and how it was checked."""
     taken = "" if manifest.input == "normalized" else f", takes {manifest.input}"
-    size = path.stat().st_size / 2**20
+    size, manifest, shown = path.stat().st_size / 2**20
     yield f"{path}: {manifest.spec.name}, {manifest.head} head, {manifest.precision}{taken}, {size:.1f} MiB"
     yield _layer_line(read_layers(load_graph(path)))
     yield from checks(manifest)

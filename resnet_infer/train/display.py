@@ -5,6 +5,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from resnet_infer.console import tell, visible
+
 INTERVAL_S = 0.2
 """Between redrawings."""
 
@@ -43,9 +45,9 @@ class Display:
     def line(self, text: str) -> None:
         """One line that stays."""
         if self._bar is not None:
-            self._bar.console.print(text, highlight=False)
+            self._bar.console.print(visible(text), highlight=False, markup=False)
         elif self.shown:
-            print(text, file=sys.stderr, flush=True)
+            tell(visible(text))
 
     def close(self) -> None:
         """Leave the terminal as it was."""
@@ -64,7 +66,7 @@ def _bar(title: str, iteration: int, iterations: int) -> tuple[Any, Any]:
     from rich.console import Console
 
     bar = bars.Progress(
-        bars.TextColumn("{task.description}"),
+        bars.TextColumn("{task.description}", markup=False),
         bars.BarColumn(bar_width=10),
         bars.MofNCompleteColumn(),
         bars.TextColumn("{task.fields[numbers]}"),
@@ -72,4 +74,4 @@ def _bar(title: str, iteration: int, iterations: int) -> tuple[Any, Any]:
         console=Console(stderr=True),
         transient=True,
     )
-    return bar, bar.add_task(title, total=iterations, completed=iteration, numbers="")
+    return bar, bar.add_task(visible(title), total=iterations, completed=iteration, numbers="")

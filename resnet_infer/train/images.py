@@ -153,7 +153,9 @@ class _Batches(Dataset[tuple[Tensor, Tensor, Tensor, str]]):
 
 
 def _in_worker(number: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the run itself saves and ends its workers
+    for name in ("SIGINT", "SIGHUP"):  # a terminal's go to all; the run itself saves and ends its workers
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     torch.set_num_threads(1)
     keep_freed_memory()
 

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT while a run goes on: asked for once, it saves and ends; asked again, it ends at once."""
+"""SIGTERM, SIGINT and SIGHUP while a run goes on: asked for once, it saves and ends; asked again, it ends at once."""
 
 import signal
 import threading
@@ -15,7 +15,7 @@ class Asked:
 
 @contextmanager
 def interruptible() -> Iterator[Asked]:
-    """Within the body the two signals only leave a mark; outside the main thread nothing is changed."""
+    """Within the body the signals only leave a mark; outside the main thread nothing is changed."""
     asked = Asked()
     if threading.current_thread() is not threading.main_thread():
         yield asked
@@ -26,7 +26,10 @@ def interruptible() -> Iterator[Asked]:
         for each, handler in before.items():
             signal.signal(each, handler)
 
-    before = {number: signal.signal(number, mark) for number in (signal.SIGINT, signal.SIGTERM)}
+    heeded = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup's choice stands
+        heeded.append(signal.SIGHUP)
+    before = {number: signal.signal(number, mark) for number in heeded}
     try:
         yield asked
     finally:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from resnet_infer.bench.rows import BenchRun
+from resnet_infer.console import visible
 from resnet_infer.report import text
 from resnet_infer.report.benchmark import csv_file
 from resnet_infer.report.benchmark.page import benchmark_page
@@ -14,7 +15,7 @@ from resnet_infer.report.text import Format
 def printed(run: BenchRun, form: Format) -> str:
     """The run in this format; its JSON is the file's."""
     if form == "table":
-        return benchmark_table(run)
+        return benchmark_table(visible(run))
     if form == "json":
         return run.to_json()
     return csv_file.benchmark_csv(run) if form == "csv" else text.as_json_lines(csv_file.records(run))
