@@ -132,8 +132,7 @@ def drop(stream: IO[str]) -> None:
 
 def visible(value: Value) -> Value:
     """A text with its control characters, line breaks among them, as escapes; or a value with all its texts so."""
-    shown = _visible(value)
-    return shown  # type: ignore[no-any-return]
+    return _visible(value)  # type: ignore[return-value]
 
 
 def _visible(value: object) -> object:

@@ -1,4 +1,4 @@
-"""Files of ours: written whole or not at all, in text that any reader takes, known by their hash; where downloads go."""
+"""Files of ours: written whole or not at all, in text that any reader takes, known by their hash; the cache folder."""
 
 import contextlib
 import errno

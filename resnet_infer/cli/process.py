@@ -59,8 +59,8 @@ def open_streams() -> None:
             continue
         os.open(os.devnull, flags)  # takes the lowest number that is free
     if sys.stdin is None:
-        sys.stdin = open(os.devnull, encoding="utf-8")
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115, for as long as the process lives
     if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):  # whatever a name holds, print it all the same
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -23,12 +23,13 @@ def verify(
 
     Exit code 3 if a file is not what was written.
     """
+    from resnet_infer.console import emit, say, visible
     from resnet_infer.errors import GateError
     from resnet_infer.verify import verify as run
 
     found = [run(path) for path in files]
     if format_name == "json":
-        print(
+        emit(
             text.as_json(
                 [
                     {"path": str(one.path), "kind": one.kind, "checked": one.checked, "problem": one.problem}
@@ -38,9 +39,9 @@ def verify(
         )
     else:
         for one in found:
-            print(f"{'FAILED' if one.problem else 'ok':6}  {one.path} ({one.kind})")
+            say(f"{'FAILED' if one.problem else 'ok':6}  {visible(str(one.path))} ({one.kind})")
             for line in [one.problem] if one.problem else one.checked:
-                print(f"        {line}")
+                say(f"        {visible(line)}")
     failed = sum(bool(one.problem) for one in found)
     if failed:
         raise GateError(f"{failed} of {len(found)} are not what was written (listed above)")

@@ -6,6 +6,7 @@ from typing import Any
 
 from resnet_infer.backends.onnx_file import load_graph
 from resnet_infer.backends.onnx_layers import read_layers
+from resnet_infer.console import visible
 from resnet_infer.exporters.to_tensorrt import Built
 from resnet_infer.report.text import as_table
 from resnet_infer.spec.manifest import Manifest
@@ -39,8 +40,8 @@ def search_table(record: Mapping[str, Any]) -> str:
 def describe(manifest: Manifest, path: Path) -> Iterator[str]:
     """What a user should know of an ONNX file just written: what it is, and how it was checked."""
     taken = "" if manifest.input == "normalized" else f", takes {manifest.input}"
-    size, manifest, shown = path.stat().st_size / 2**20
-    yield f"{path}: {manifest.spec.name}, {manifest.head} head, {manifest.precision}{taken}, {size:.1f} MiB"
+    size, manifest = path.stat().st_size / 2**20, visible(manifest)
+    yield f"{visible(str(path))}: {manifest.spec.name}, {manifest.head} head, {manifest.precision}{taken}, {size:.1f} MiB"
     yield _layer_line(read_layers(load_graph(path)))
     yield from checks(manifest)
 
@@ -61,9 +62,9 @@ def checks(manifest: Manifest) -> Iterator[str]:
 def describe_engine(built: Built, path: Path) -> Iterator[str]:
     """What a user should know of an engine: what it is, what it takes, where it runs, whether it was built anew."""
     record = built.record
-    manifest = record.manifest
+    manifest = visible(record.manifest)
     size = record.size_bytes / 2**20
-    yield f"{path}: {manifest.spec.name}, {manifest.head} head, {manifest.precision}, {size:.1f} MiB"
+    yield f"{visible(str(path))}: {manifest.spec.name}, {manifest.head} head, {manifest.precision}, {size:.1f} MiB"
     yield _layer_line(record.layers)
     for number, profile in enumerate(record.profiles):
         yield f"profile {number}: {profile.describe()}, tuned for {' x '.join(map(str, profile.opt))}"
