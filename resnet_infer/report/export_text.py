@@ -41,7 +41,8 @@ def describe(manifest: Manifest, path: Path) -> Iterator[str]:
     """What a user should know of an ONNX file just written: what it is, and how it was checked."""
     taken = "" if manifest.input == "normalized" else f", takes {manifest.input}"
     size, manifest = path.stat().st_size / 2**20, visible(manifest)
-    yield f"{visible(str(path))}: {manifest.spec.name}, {manifest.head} head, {manifest.precision}{taken}, {size:.1f} MiB"
+    made = f"{manifest.spec.name}, {manifest.head} head, {manifest.precision}{taken}"
+    yield f"{visible(str(path))}: {made}, {size:.1f} MiB"
     yield _layer_line(read_layers(load_graph(path)))
     yield from checks(manifest)
 
