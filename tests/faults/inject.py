@@ -11,7 +11,6 @@ and nothing else is left. Runs are children forked from this process, which has 
 import argparse
 import contextlib
 import errno
-import fnmatch
 import os
 import re
 import shutil
@@ -27,6 +26,7 @@ from typing import Any
 
 import operations
 import shim
+from durability import undurable
 from operations import Operation
 from shim import KINDS, ON_FILES, Fault
 
@@ -211,49 +211,6 @@ def unclear(ended: Ended, mode: str, folder: Path) -> Sequence[str]:
     if mode == "nolock" and "another process" in lines[-1]:
         problems.append("blames another process")
     return [f"{problem}: {lines[-1]}" for problem in problems]
-
-
-def undurable(log: Sequence[tuple[str, str, str]], patterns: Sequence[str], folder: Path) -> Sequence[str]:
-    """What a loss of power could take of the files that are promised to stay, found from the calls made.
-
-    When a file has its name its content must have been synced, and before anything else is renamed or removed, its
-    folder and every folder made for it.
-    """
-    written, entries, promised, problems = set[str](), set[str](), "", []
-
-    def check() -> None:
-        path = promised
-        while path and path != str(folder):
-            if path in entries:
-                problems.append(f"{promised}: {os.path.dirname(path)} was not synced after {path} was made")
-            path = os.path.dirname(path)
-
-    for call, path, target in log:
-        if call in ("rename", "unlink"):
-            check()
-            promised = ""
-        if call in ("open", "mkdir"):
-            entries.add(path)
-        if call == "write":
-            written.add(path)
-        if call == "sync":
-            written.discard(path)
-            entries -= {entry for entry in entries if os.path.dirname(entry) == path}
-        if call == "unlink":
-            entries.discard(path)
-        if call == "rename":
-            entries.discard(path)
-            entries.add(target)
-            name = os.path.relpath(target, folder)
-            if any(fnmatch.fnmatch(name, pattern) for pattern in patterns):
-                promised = target
-                if path in written:
-                    problems.append(f"{target}: was not synced before it was renamed")
-            if path in written:
-                written.discard(path)
-                written.add(target)
-    check()
-    return sorted(set(problems))
 
 
 def warm(folder: Path) -> None:
