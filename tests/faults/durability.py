@@ -3,6 +3,7 @@
 import fnmatch
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 
 def undurable(log: Sequence[tuple[str, str, str]], patterns: Sequence[str], folder: Path) -> Sequence[str]:
