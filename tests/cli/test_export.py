@@ -17,7 +17,7 @@ from resnet_infer.cli.app import main
 from resnet_infer.model.checkpoints import save_checkpoint
 from resnet_infer.model.resnet import ResNet
 from resnet_infer.spec.labels import CIFAR10_NAMES, Labels
-from resnet_infer.spec.manifest import Manifest
+from resnet_infer.spec.manifest import Manifest, with_check
 from resnet_infer.spec.preprocessing import Preprocessing
 
 

@@ -202,7 +202,7 @@ def test_an_fp16_that_is_fp32_exits_3_and_leaves_nothing(small: Path, tmp_path: 
     """The complaint this guards against: a graph in fp32 under the name of fp16, built without a word."""
     proto = onnx.load(small)
     (prop,) = proto.metadata_props
-    prop.value = json.dumps(json.loads(prop.value) | {"precision": "fp16"})
+    prop.value = json.dumps(manifests.with_check(json.loads(prop.value) | {"precision": "fp16"}))
     onnx.save(proto, tmp_path / "liar.onnx")
     with pytest.raises(GateError, match=r"liar\.onnx: claims fp16, but 20 of its 20 layers") as caught:
         build_engine(tmp_path / "liar.onnx", tmp_path / "liar.engine", options(tmp_path))
