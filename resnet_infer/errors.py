@@ -45,7 +45,8 @@ class ResnetInferError(Exception):
     def __str__(self) -> str:
         """One line: a library's error that it tells of is folded, what names hold is escaped."""
         message = super().__str__()
-        told = str(self.__cause__ or self.__context__ or "")
+        cause = self.__cause__ or self.__context__
+        told = "" if cause is None or isinstance(cause, ResnetInferError) else str(cause)  # ours is one line already
         return escaped(message.replace(told, " ".join(told.split())) if told else message)
 
 

@@ -52,6 +52,8 @@ def received(worker: Any, size: int) -> Tensor:
 def _mapped(file: int, size: int) -> Tensor:
     """The whole of an open file as a flat uint8 tensor; it stays when the file is closed. OSError if it is shorter."""
     try:
-        return torch.frombuffer(mmap.mmap(file, size), dtype=torch.uint8)
+        if os.path.exists(f"/proc/self/fd/{file}"):
+            return torch.from_file(f"/proc/self/fd/{file}", shared=True, size=size, dtype=torch.uint8)
+        return torch.frombuffer(mmap.mmap(file, size), dtype=torch.uint8)  # keeps a descriptor for as long as it lives
     except ValueError as error:
         raise OSError(str(error)) from error
