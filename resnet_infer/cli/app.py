@@ -120,7 +120,8 @@ def _fail(error: BaseException | None, message: str, code: int) -> None:
     tell(f"resnet-infer: error: {visible(message)}")
     for stream in (sys.stdout, sys.stderr):
         try:
-            stream.flush()
-        except (OSError, ValueError, AttributeError):
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):
             drop(stream)
     sys.exit(code)
