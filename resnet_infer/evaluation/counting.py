@@ -4,7 +4,7 @@ Shapes: N images, P protocols of all members, Q rows with the ensemble's, K clas
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,13 +78,17 @@ class Counting:
         if self._recorder:
             probs_NQK = probabilities[0] if probabilities else None
             protocols = self._ensemble.protocols
-            for records in records_of(indices, self._samples, truth_N.tolist(), protocols, verdicts, probs_NQK):
-                index = records[0].index
-                mark = int(self._listing.marks_N[index]) if self._listing else 0
-                content = self._content.pop(index, "")
-                warning = self._tallies[0].warnings.get(index, "")
-                more = [replace(r, content_sha256=content, source_mark=mark, warning=warning) for r in records]
-                self._recorder.add(more)
+            known = [self._known(index) for index in indices]
+            for records in records_of(indices, self._samples, truth_N.tolist(), protocols, verdicts, probs_NQK, known):
+                self._recorder.add(records)
+
+    def _known(self, index: int) -> dict[str, Any]:
+        """What a record says of the image's bytes."""
+        return {
+            "content_sha256": self._content.pop(index, ""),
+            "source_mark": int(self._listing.marks_N[index]) if self._listing else 0,
+            "warning": self._tallies[0].warnings.get(index, ""),
+        }
 
     def _lose(self, index: int, error: str) -> None:
         for tally in self._tallies:

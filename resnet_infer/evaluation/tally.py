@@ -3,8 +3,9 @@
 Shapes: N images, Q protocols and ensembles, K classes, k of the best five.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,8 +86,9 @@ def records_of(
     protocols: Sequence[Protocol],
     verdicts: Sequence[Verdicts],
     probs_NQK: Tensor | None,
+    known: Sequence[Mapping[str, Any]],
 ) -> Iterator[list[Record]]:
-    """What is said of each of these images, a record a protocol."""
+    """What is said of each of these images, a record a protocol; `known` are fields that all of an image's have."""
     columns = [
         (v.rank_N.tolist(), v.truth_prob_N.tolist(), v.top_classes_Nk.tolist(), v.top_probs_Nk.tolist())
         for v in verdicts
@@ -105,6 +107,7 @@ def records_of(
                 top_classes=top_classes_Nk[place],
                 top_probs=top_probs_Nk[place],
                 probs_K=None if probs_NQK is None else probs_NQK[place, row].numpy(),
+                **known[place],
             )
             for row, (protocol, (rank_N, truth_prob_N, top_classes_Nk, top_probs_Nk)) in enumerate(
                 zip(protocols, columns, strict=True)

@@ -1,6 +1,6 @@
 """Whether a record is the one that was written, and whether it can be true at all."""
 
-import json
+import struct
 import zlib
 
 import numpy as np
@@ -10,28 +10,27 @@ from resnet_infer.predictions.records import TOP_K, Identity, Record
 
 def check_of(record: Record) -> int:
     """A checksum of all that a record says (CRC-32), the same in every form of the file."""
-    words = [
+    words = (
         record.index,
         record.protocol,
         as_utf8(record.name),
         as_utf8(record.label),
         record.truth,
         record.rank,
-        list(record.top_classes),
+        tuple(record.top_classes),
         as_utf8(record.error),
         as_utf8(record.warning),
         record.content_sha256,
         record.source_mark,
-    ]
-    crc = zlib.crc32(json.dumps(words).encode())
-    probs = np.asarray([-1.0 if record.truth_prob is None else record.truth_prob, *record.top_probs], np.float32)
-    crc = zlib.crc32(probs.tobytes(), crc)
+    )
+    probs = (-1.0 if record.truth_prob is None else record.truth_prob, *record.top_probs)
+    crc = zlib.crc32(struct.pack(f"<{len(probs)}f", *probs), zlib.crc32(ascii(words).encode()))
     return crc if record.probs_K is None else zlib.crc32(np.asarray(record.probs_K, np.float32).tobytes(), crc)
 
 
 def as_utf8(text: str | None) -> str | None:
     """Text as a file holds it: bytes that are no UTF-8 are backslash escapes."""
-    return None if text is None else text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text if text is None or text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def contradiction(record: Record, identity: Identity) -> str:
