@@ -21,6 +21,7 @@ A message is one line: what was given, where, and what to do about it.
 """
 
 import difflib
+import errno
 import re
 from collections.abc import Iterable
 
@@ -125,3 +126,12 @@ class GateError(ResnetInferError):
     """An artifact was made but failed its check, and was not kept."""
 
     exit_code = 3
+
+
+NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+"""What the system says where there is no room for a file."""
+
+
+def remedy(error: OSError) -> str:
+    """What to do about it, where there is no room."""
+    return "; free some space, and repeat the command" if error.errno in NO_ROOM else ""

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from resnet_infer.errors import UsageError
+from resnet_infer.errors import NO_ROOM, UsageError, remedy
 
 NOT_REGULAR = "a pipe, socket or device, not a regular file; standard input is read as `-`"
 
@@ -30,7 +30,7 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
         _sweep(path)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     except OSError as error:
-        raise UsageError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise UsageError(f"{path}: cannot be written ({error.strerror or error}){remedy(error)}") from error
     partial = Path(name)
     try:
         _claim(handle)
@@ -42,7 +42,11 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
         try:
             put_in_place(partial, path, durable=durable)
         except OSError as error:
-            raise UsageError(f"{path}: cannot be written ({error.strerror or error})") from error
+            raise UsageError(f"{path}: cannot be written ({error.strerror or error}){remedy(error)}") from error
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise UsageError(f"{path}: cannot be written ({os.strerror(error.errno)}){remedy(error)}") from error
+        raise
     finally:
         partial.unlink(missing_ok=True)
         os.close(handle)

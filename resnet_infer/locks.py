@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import IO
 
-from resnet_infer.errors import UsageError
+from resnet_infer.errors import UsageError, remedy
 
 _TAKEN = (errno.EAGAIN, errno.EACCES)
 _mine: set[tuple[int, int]] = set()
@@ -37,7 +37,7 @@ class Lock:
                 reason = error.strerror or str(error)
                 if error.errno == errno.ENOLCK:
                     reason = "its file system has no locks; choose a folder on another one"
-                raise UsageError(f"{folder}: cannot be written ({reason})") from error
+                raise UsageError(f"{folder}: cannot be written ({reason}){remedy(error)}") from error
 
     def _taken(self, busy: str) -> IO[bytes] | None:
         """The locked file; None if it is not the one that bears the name any more."""

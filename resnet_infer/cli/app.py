@@ -29,7 +29,7 @@ from resnet_infer.cli import (  # fmt: skip
 from resnet_infer.cli.groups import PanelCommand
 from resnet_infer.cli.process import Ended, ending, heed_signals, open_streams
 from resnet_infer.console import drop, emit, tell, visible
-from resnet_infer.errors import ReportedElsewhere, ResnetInferError
+from resnet_infer.errors import ReportedElsewhere, ResnetInferError, remedy
 
 app = typer.Typer(
     name="resnet-infer",
@@ -84,7 +84,7 @@ def main() -> None:
             sys.exit(141)
         _fail(None, *ending(cause))
     except OSError as error:
-        _fail(error, f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), 1)
+        _fail(error, f"{error.filename or ''}: {error.strerror or error}{remedy(error)}".lstrip(": "), 1)
     except MemoryError as error:
         _fail(error, "not enough memory; try a smaller --batch-size, fewer --workers, or smaller images", 1)
     except RecursionError as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from resnet_infer.backends.engine_file import read_engine
 from resnet_infer.backends.onnx_file import load_graph, stored_manifest
-from resnet_infer.errors import ArtifactError, UsageError
+from resnet_infer.errors import ArtifactError, UsageError, remedy
 from resnet_infer.files import new_folder
 from resnet_infer.spec.engine_manifest import record_path
 from resnet_infer.spec.manifest import Manifest
@@ -53,7 +53,7 @@ def export_triton(artifact: Path, repository: Path, name: str | None = None, bat
             (made / "config.pbtxt").write_text(config, "utf-8")
             (made / "labels.txt").write_text(_labels(manifest), "utf-8", errors="backslashreplace")
     except OSError as error:
-        raise UsageError(f"{target}: cannot be written ({error.strerror or error})") from error
+        raise UsageError(f"{target}: cannot be written ({error.strerror or error}){remedy(error)}") from error
     return target
 
 

@@ -268,7 +268,8 @@ class _Run:
         try:
             saved.save_state(self.job.folder, state)
         except (OSError, ResnetInferError) as error:
-            reason = getattr(error, "strerror", None) or error
+            cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+            reason = getattr(cause, "strerror", None) or cause
             raise TrainingError(
                 f"the checkpoint of iteration {self.done} was not written ({reason}); {self._kept()}"
             ) from error
