@@ -4,6 +4,7 @@ Results go to stdout, everything else to stderr. Exit codes: 0; 1 failure; 2 usa
 """
 
 import difflib
+import os
 import re
 import sys
 
@@ -84,7 +85,7 @@ def main() -> None:
             sys.exit(141)
         _fail(None, *ending(cause))
     except OSError as error:
-        _fail(error, f"{error.filename or ''}: {error.strerror or error}{remedy(error)}".lstrip(": "), 1)
+        _fail(error, f"{os.fsdecode(error.filename or '')}: {error.strerror or error}{remedy(error)}".lstrip(": "), 1)
     except MemoryError as error:
         _fail(error, "not enough memory; try a smaller --batch-size, fewer --workers, or smaller images", 1)
     except RecursionError as error:
