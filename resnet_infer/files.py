@@ -112,12 +112,18 @@ def _claim(handle: int) -> bool:
 def put_in_place(partial: Path, path: Path, *, durable: bool) -> None:
     """Rename a written file over `path`; `durable` has its folder on the disk too."""
     partial.replace(path)
-    if durable and hasattr(os, "O_DIRECTORY"):
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    if durable:
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk, of files and folders that were made or renamed there."""
+    if hasattr(os, "O_DIRECTORY"):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            os.fsync(folder)
+            os.fsync(handle)
         finally:
-            os.close(folder)
+            os.close(handle)
 
 
 def sha256_of(path: Path) -> str:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from resnet_infer.console import note
 from resnet_infer.errors import DataError, ResnetInferError, UsageError
-from resnet_infer.files import put_in_place
+from resnet_infer.files import put_in_place, sync_folder
 from resnet_infer.locks import Lock
 from resnet_infer.predictions.files import format_of, open_predictions
 from resnet_infer.predictions.records import Identity, Record
@@ -38,6 +38,8 @@ class Parts:
     def lock(self) -> None:
         """Make the folder, and keep other processes from writing it; UsageError if one does, or it cannot be made."""
         self._lock = Lock(self.folder, f"{self.folder}: another process is writing it; wait for its end")
+        with self._writing():
+            sync_folder(self.folder.parent)
 
     def unlock(self) -> None:
         """Let others write; what is there stays, and a folder with nothing in it goes."""
@@ -73,7 +75,9 @@ class Parts:
     def write(self, name: str, records: Iterable[Record]) -> None:
         """Write a part, or replace it."""
         with self._writing():
-            self.folder.mkdir(parents=True, exist_ok=True)
+            if not self.folder.exists():  # of a process that has its own storage
+                self.folder.mkdir(parents=True, exist_ok=True)
+                sync_folder(self.folder.parent)
             partial = self.folder / f"{name}.tmp"
             self._form.write(partial, self._identity, records)
             put_in_place(partial, self.folder / name, durable=True)

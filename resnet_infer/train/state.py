@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from resnet_infer.errors import CheckpointError, UsageError
-from resnet_infer.files import replacing
+from resnet_infer.files import replacing, sync_folder
 from resnet_infer.locks import Lock
 from resnet_infer.model.digest import tensors_sha256
 from resnet_infer.spec.architectures import ModelSpec
@@ -134,6 +134,7 @@ def exclusive(folder: Path) -> Iterator[None]:
     new = not folder.exists()
     try:
         with Lock(folder, f"{folder}: another training is under way there; wait for its end, or give another folder"):
+            sync_folder(folder.parent)
             yield
     finally:
         if new:
