@@ -1,6 +1,6 @@
 """The folder of an unfinished predictions file: parts that appear whole or not at all, and their merging.
 
-Parts have the form of the file and are named `SESSION-RANK-NUMBER`. Each holds all records of each of its images.
+Parts have the form of the file and are named `ATTEMPT-RANK-NUMBER`. Each holds all records of each of its images.
 """
 
 import contextlib
@@ -64,13 +64,13 @@ class Parts:
         for partial in self.folder.glob("*.tmp"):
             partial.unlink(missing_ok=True)
 
-    def last_session(self) -> int:
-        """The number of the last session that wrote a part; 0 if there is none."""
+    def last_attempt(self) -> int:
+        """The number of the last attempt that wrote a part; 0 if there is none."""
         return max((int(path.name.split("-")[0]) for path in self.paths()), default=0)
 
-    def name(self, session: int, rank: int, number: int) -> str:
+    def name(self, attempt: int, rank: int, number: int) -> str:
         """What a part is called."""
-        return f"{session:06}-{rank:04}-{number:06}{self._form.suffix}"
+        return f"{attempt:06}-{rank:04}-{number:06}{self._form.suffix}"
 
     def write(self, name: str, records: Iterable[Record]) -> None:
         """Write a part, or replace it."""

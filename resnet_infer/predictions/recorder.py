@@ -70,7 +70,7 @@ class Recorder:
             except ResnetInferError as error:
                 failure = error
             group.settle(failure)
-            self._session = self._agree()
+            self._attempt = self._agree()
         except BaseException:
             self.close()
             raise
@@ -96,7 +96,7 @@ class Recorder:
             note(f"{self._path}: nothing to resume; starting with the first image")
 
     def _agree(self) -> int:
-        """Find out which images are there, and who counts them; the number of this session.
+        """Find out which images are there, and who counts them; the number of this attempt.
 
         The leader's folder comes first; of the others, what only they have.
         """
@@ -120,7 +120,7 @@ class Recorder:
                 self._own = found & ~taken
             taken |= found
         self._there = taken
-        return 1 + int(max(group.gathered(self._parts.last_session())))
+        return 1 + int(max(group.gathered(self._parts.last_attempt())))
 
     def _only_here(self, leaders: Sequence[str]) -> list[Path]:
         return [path for path in self._parts.paths() if self._group.leads or path.name not in leaders]
@@ -174,7 +174,7 @@ class Recorder:
         """Write a part of what waits."""
         if self._waiting:
             self._waiting.sort(key=lambda record: record.index)
-            self._parts.write(self._parts.name(self._session, self._group.rank, self._written), self._waiting)
+            self._parts.write(self._parts.name(self._attempt, self._group.rank, self._written), self._waiting)
             self._waiting, self._images, self._written = [], 0, self._written + 1
         self._written_at = time.monotonic()
 
