@@ -72,15 +72,12 @@ def stored_manifest(proto: onnx.ModelProto, where: str, *, verify: bool = True) 
 
 
 def graph_sha256(proto: onnx.ModelProto) -> str:
-    """SHA-256, in hex, of a graph's operators, their attributes and its weights, whatever else is in the file.
-
-    Of weights in files beside it, only where they are is in it.
-    """
-    digest = hashlib.sha256()
-    graph = proto.graph
-    for part in (*graph.node, *graph.initializer, *graph.input, *graph.output):
-        digest.update(part.SerializeToString(deterministic=True))
-    return digest.hexdigest()
+    """SHA-256, in hex, of a model without its manifest, which holds this, a repeated export may change, and no runtime
+    reads. Of weights in files beside it, only where they are is in it."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(proto)
+    del bare.metadata_props[:]
+    return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()
 
 
 def check_checksum(proto: onnx.ModelProto, manifest: Manifest, where: str) -> None:

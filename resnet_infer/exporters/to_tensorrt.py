@@ -15,7 +15,7 @@ import onnx
 from resnet_infer.backends.engine_file import write_engine
 from resnet_infer.backends.engine_inspector import check_kernels, kernel_types
 from resnet_infer.backends.load import Model
-from resnet_infer.backends.onnx_file import load_graph, stored_manifest
+from resnet_infer.backends.onnx_file import graph_sha256, load_graph, stored_manifest
 from resnet_infer.backends.onnx_layers import read_layers
 from resnet_infer.backends.tensorrt_api import load_flavour, this_host, this_platform
 from resnet_infer.backends.trt import TensorRTBackend
@@ -170,11 +170,3 @@ def _gated(
     finally:
         running.close()
     return replace(record, manifest=replace(record.manifest, gate=report))
-
-
-def graph_sha256(proto: onnx.ModelProto) -> str:
-    """SHA-256 of a graph without its manifest, which a repeated export may change and TensorRT does not read."""
-    bare = onnx.ModelProto()
-    bare.CopyFrom(proto)
-    del bare.metadata_props[:]
-    return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()

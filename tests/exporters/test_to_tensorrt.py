@@ -17,7 +17,7 @@ import pytest
 from onnxruntime.quantization.calibrate import create_calibrator
 
 from resnet_infer.backends.engine_file import read_engine
-from resnet_infer.backends.onnx_file import stored_manifest
+from resnet_infer.backends.onnx_file import graph_sha256, stored_manifest
 from resnet_infer.backends.onnx_layers import read_layers
 from resnet_infer.backends.tensorrt_api import load_flavour, make_log, read_network
 from resnet_infer.data.open import open_source
@@ -27,7 +27,7 @@ from resnet_infer.exporters.engine_builder import BuildOptions
 from resnet_infer.exporters.graphs import float_graph
 from resnet_infer.exporters.quantize import CALIBRATED_OPERATORS, quantized_graph
 from resnet_infer.exporters.to_onnx import export_onnx
-from resnet_infer.exporters.to_tensorrt import build_engine, graph_sha256
+from resnet_infer.exporters.to_tensorrt import build_engine
 from resnet_infer.model.checkpoints import Checkpoint
 from resnet_infer.model.resnet import ResNet
 from resnet_infer.spec import manifest as manifests
