@@ -134,7 +134,7 @@ def sha256_of(path: Path) -> str:
 
 def utf8(text: str) -> str:
     """Text with the bytes of a file's name that are no UTF-8 as escapes, `\\udce9` for the byte E9."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def json_text(value: Any, *, indent: int | None = None, sort_keys: bool = False) -> str:

@@ -34,6 +34,7 @@ from resnet_infer.data.source import Source
 from resnet_infer.errors import ProcessError, ResnetInferError, UsageError
 from resnet_infer.evaluation.predict import predict
 from resnet_infer.evaluation.rows import Prediction
+from resnet_infer.files import utf8
 from resnet_infer.pipeline.loading import DEFAULT, Loading
 from resnet_infer.spec.protocols import Protocol
 
@@ -210,19 +211,15 @@ def _row(index: int, record: Prediction) -> dict[str, Any]:
     best = record.predictions
     return {
         "index": index,
-        "path": _utf8(record.path),
+        "path": utf8(record.path),
         "model": record.model,
         "protocol": record.protocol,
         "backend": record.backend,
         "top_classes": [entry.index for entry in best],
         "top_labels": [entry.label for entry in best],
         "top_probs": [entry.prob for entry in best],
-        "error": _utf8(record.error),
+        "error": utf8(record.error),
     }
-
-
-def _utf8(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import zlib
 
 import numpy as np
 
+from resnet_infer.files import utf8
 from resnet_infer.predictions.records import TOP_K, Identity, Record
 
 
@@ -13,24 +14,19 @@ def check_of(record: Record) -> int:
     words = (
         record.index,
         record.protocol,
-        as_utf8(record.name),
-        as_utf8(record.label),
+        utf8(record.name),
+        None if record.label is None else utf8(record.label),
         record.truth,
         record.rank,
         tuple(record.top_classes),
-        as_utf8(record.error),
-        as_utf8(record.warning),
+        utf8(record.error),
+        utf8(record.warning),
         record.content_sha256,
         record.source_mark,
     )
     probs = (-1.0 if record.truth_prob is None else record.truth_prob, *record.top_probs)
     crc = zlib.crc32(struct.pack(f"<{len(probs)}f", *probs), zlib.crc32(ascii(words).encode()))
     return crc if record.probs_K is None else zlib.crc32(np.asarray(record.probs_K, np.float32).tobytes(), crc)
-
-
-def as_utf8(text: str | None) -> str | None:
-    """Text as a file holds it: bytes that are no UTF-8 are backslash escapes."""
-    return text if text is None or text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def contradiction(record: Record, identity: Identity) -> str:

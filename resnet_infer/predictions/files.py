@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from resnet_infer.errors import DataError, UsageError
-from resnet_infer.files import json_text
-from resnet_infer.predictions.checks import as_utf8, check_of, contradiction
+from resnet_infer.files import json_text, utf8
+from resnet_infer.predictions.checks import check_of, contradiction
 from resnet_infer.predictions.records import KEY, Identity, Record
 
 BATCH = 4096
@@ -157,7 +157,7 @@ class Parquet:
         own = [name for name in schema.names if name not in ("check", "probs")]
         columns: dict[str, list[Any]] = {name: [getattr(record, name) for record in records] for name in own}
         for name in ("name", "label", "error", "warning"):
-            columns[name] = [as_utf8(text) for text in columns[name]]
+            columns[name] = [None if text is None else utf8(text) for text in columns[name]]
         columns["check"] = [check_of(record) for record in records]
         if "probs" in schema.names:
             columns["probs"] = [record.probs_K for record in records]
