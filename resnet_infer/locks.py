@@ -8,6 +8,8 @@ from typing import IO
 
 from resnet_infer.errors import UsageError, remedy
 
+TRIES = 100
+"""Whoever has it may remove the file just before it is opened here, again and again."""
 _TAKEN = (errno.EAGAIN, errno.EACCES)
 _mine: set[tuple[int, int]] = set()
 """(device, inode) of the locks of this process, which the operating system would give it once more."""
@@ -27,7 +29,9 @@ class Lock:
         """
         self._path = folder / "lock"
         self._file: IO[bytes] | None = None
-        while self._file is None:
+        for _ in range(TRIES):
+            if self._file is not None:
+                return
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 self._file = self._taken(busy)
@@ -38,13 +42,17 @@ class Lock:
                 if error.errno == errno.ENOLCK:
                     reason = "its file system has no locks; choose a folder on another one"
                 raise UsageError(f"{folder}: cannot be written ({reason}){remedy(error)}") from error
+        if self._file is None:
+            raise UsageError(busy)
 
     def _taken(self, busy: str) -> IO[bytes] | None:
         """The locked file; None if it is not the one that bears the name any more."""
         with contextlib.suppress(FileNotFoundError):
             if _identity(self._path.stat()) in _mine:  # to open and close it again would let go of it
                 raise UsageError(busy)
-        file = self._path.open("ab")
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+        # to read and write, so that a pipe of that name is not waited for
+        file = open(os.open(self._path, flags, 0o666), "r+b", buffering=0)  # noqa: SIM115
         try:
             own = _identity(os.fstat(file.fileno()))
             try:

@@ -222,6 +222,17 @@ def test_a_lock_is_held_by_one_and_never_anothers(tmp_path: Path) -> None:
     second.release()
 
 
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_what_is_no_file_in_place_of_a_lock_is_not_waited_for(kind: str, tmp_path: Path) -> None:
+    if kind == "link":
+        (tmp_path / "lock").symlink_to(tmp_path / "none" / "none")
+        with pytest.raises(UsageError, match="cannot be written"):
+            Lock(tmp_path, "busy")
+    else:
+        os.mkfifo(tmp_path / "lock")
+        Lock(tmp_path, "busy").release()
+
+
 def test_an_evaluation_that_ends_removes_nobody_elses_parts(model: Model, folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     run(model, folder, path)
@@ -259,7 +270,7 @@ def test_what_a_killed_run_was_writing_is_swept(tmp_path: Path) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == [".net.onnx.mine.onnx", "net.onnx"]
 
 
-def test_sums_of_other_tools_do_not_matter(model: Model, folder: Path, tmp_path: Path) -> None:
+def test_a_file_without_checksums_is_read(model: Model, folder: Path, tmp_path: Path) -> None:
     """Files of earlier releases have none, and are read."""
     path = tmp_path / "x.jsonl"
     run(model, folder, path)
