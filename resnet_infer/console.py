@@ -15,6 +15,8 @@ from typing import IO, TypeVar
 from resnet_infer.errors import OutputError, escaped
 
 SHOW_AFTER_S = 1.0
+NAMED = 20
+"""Damaged images that are named; more are counted."""
 
 Value = TypeVar("Value")
 
@@ -88,6 +90,14 @@ def note(message: str) -> None:
     """One line on stderr that a user should know: an assumption made, a thing left out."""
     if not _muted:
         tell(f"resnet-infer: {visible(message)}")
+
+
+def note_damaged(warnings: Mapping[str, str]) -> None:
+    """Name images that were scored though their decoder found them damaged, by path; of many the first."""
+    for path, warning in list(warnings.items())[:NAMED]:
+        note(f"{path}: scored though damaged ({warning}); --strict-decode makes it unreadable")
+    if len(warnings) > NAMED:
+        note(f"and {len(warnings) - NAMED} more damaged images")
 
 
 def tell(text: str) -> None:

@@ -76,7 +76,7 @@ def predict(
     cluster.check(form)
     if len(views.names) > 1:
         raise UsageError(f"predict uses one protocol; got {', '.join(views.names)}")
-    from resnet_infer.console import emit, note, progress, say, visible
+    from resnet_infer.console import emit, note, note_damaged, progress, say, visible
     from resnet_infer.data.open import open_inputs
     from resnet_infer.evaluation.predict import predict as run
 
@@ -104,9 +104,7 @@ def predict(
         emit(text.as_json([record.to_dict() for record in records]))
     elif form == "csv":
         emit(text.as_csv([line for record in records for line in _lines(record)]))
-    for record in records:
-        if record.warning:
-            note(f"{record.path}: predicted though damaged ({record.warning}); --strict-decode makes it unreadable")
+    note_damaged({record.path: record.warning for record in records if record.warning})
     failed = [record for record in records if record.error]
     for record in failed:
         note(f"{record.path}: {record.error}")

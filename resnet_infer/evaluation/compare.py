@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from resnet_infer.backends.load import Model
-from resnet_infer.console import note
+from resnet_infer.console import note_damaged
 from resnet_infer.data.source import Source
 from resnet_infer.errors import DataError, UsageError
 from resnet_infer.evaluation.agreement import Agreeing
@@ -57,11 +57,12 @@ def compare_models(
     pairs = [Pairs(name_of) for _ in a.protocols]
     agreeing = [Agreeing(len(source.samples), a.model.manifest.spec.classes) for _ in a.protocols]
     unreadable: dict[int, str] = {}
+    damaged: dict[str, str] = {}
     begun = time.perf_counter()
 
     def see(record: ImageRecord) -> None:
         if record.warning:
-            note(f"{source.samples[record.index].name}: scored though damaged ({record.warning})")
+            damaged[source.samples[record.index].name] = record.warning
 
     for result in score([a, b], source, loading=loading, seen=see):
         path = source.samples[result.index].name
@@ -77,6 +78,7 @@ def compare_models(
                 agreeing[number].add(a_K, b_K)
         advance(1)
     seconds = time.perf_counter() - begun
+    note_damaged(damaged)
     left_out = [(source.samples[index].name, error) for index, error in sorted(unreadable.items())]
     return [
         _compared(

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from resnet_infer.backends.load import Model
-from resnet_infer.console import note
+from resnet_infer.console import note, note_damaged
 from resnet_infer.data.classes import class_indices
 from resnet_infer.data.source import Source
 from resnet_infer.distributed.group import Processes
@@ -35,9 +35,6 @@ from resnet_infer.spec.protocols import Protocol
 __all__ = ["TOP_K", "OnError", "evaluate", "rank_of", "wilson_interval"]
 
 SILENT = "nothing is counted; see what became of it (--rank-timeout waits longer)"
-
-NAMED = 20
-"""Damaged images that are named; more are counted."""
 
 OnError = Literal["fail", "skip", "count-wrong"]
 
@@ -216,11 +213,7 @@ def _check_counts(source: Source, tallies: Sequence[Tally], on_error: str) -> No
     unreadable = tallies[0].unreadable
     for index, error in sorted(unreadable.items()):
         note(f"{source.samples[index].name}: {error}")
-    warned = sorted(tallies[0].warnings.items())
-    for index, warning in warned[:NAMED]:
-        note(f"{source.samples[index].name}: scored though damaged ({warning}); --strict-decode makes it unreadable")
-    if len(warned) > NAMED:
-        note(f"and {len(warned) - NAMED} more damaged images")
+    note_damaged({source.samples[index].name: text for index, text in sorted(tallies[0].warnings.items())})
     total = len(source.samples)
     if unreadable and on_error == "fail":
         raise DataError(
