@@ -10,6 +10,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ from resnet_infer.data.source import Source, content_hash, mark_of
 from resnet_infer.distributed.group import Processes
 from resnet_infer.errors import DataError, ProcessError, UsageError
 from resnet_infer.predictions.records import Record
+
+Indices = TypeVar("Indices", bound=Sequence[int])
 
 SAMPLED = 256
 """Images that are read for comparison though nothing says that they have changed."""
@@ -41,12 +44,15 @@ class Listing:
 def listing_of(source: Source) -> Listing:
     """Asks the source for every image's mark."""
     digest = hashlib.sha256()
-    marks_N = np.zeros(len(source.samples), np.int64)
-    for index, sample in enumerate(source.samples):
+    for sample in source.samples:
         name = sample.name.removeprefix(source.name).lstrip("/\\")
         digest.update(repr((name, sample.label)).encode("utf-8", "backslashreplace"))
-        marks_N[index] = mark_of(source, sample)
-    return Listing(digest.hexdigest(), marks_N)
+    return Listing(digest.hexdigest(), marks_of(source))
+
+
+def marks_of(source: Source) -> NDArray[np.int64]:
+    """Every image's mark, (N,)."""
+    return np.fromiter((mark_of(source, sample) for sample in source.samples), np.int64, len(source.samples))
 
 
 def content_of(source: Source, index: int) -> str:
@@ -66,7 +72,7 @@ def check_same_content(group: Processes, source: Source, listing: Listing) -> No
         return
     marks_N = group.from_leader(listing.marks_N)
     differing = np.flatnonzero(listing.marks_N != marks_N).tolist()
-    wanted = {index for some in group.gathered(_spread(differing)) for index in some}
+    wanted = {index for some in group.gathered(spread(differing, MOST_MARKED)) for index in some}
     chosen = group.from_leader(sorted(wanted.union(listing.sample(range(len(marks_N))))))
     first, *others = group.gathered([content_of(source, index) for index in chosen])
     failure: ProcessError | None = None
@@ -81,9 +87,9 @@ def check_same_content(group: Processes, source: Source, listing: Listing) -> No
     group.settle(failure)
 
 
-def _spread(indices: Sequence[int]) -> Sequence[int]:
+def spread(indices: Indices, most: int) -> Indices:
     """At most so many of these, evenly spread."""
-    return indices[:: -(-len(indices) // MOST_MARKED) or 1]
+    return indices[:: -(-len(indices) // most) or 1]  # type: ignore[return-value]
 
 
 class Earlier:

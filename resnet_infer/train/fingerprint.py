@@ -11,7 +11,7 @@ from torch import Tensor
 from resnet_infer.data.source import Source
 from resnet_infer.distributed.group import Processes
 from resnet_infer.errors import ProcessError, UsageError
-from resnet_infer.predictions.listing import content_of, listing_of
+from resnet_infer.predictions.listing import content_of, marks_of, spread
 
 SAMPLED = 1024
 """Images whose bytes are read for the comparison."""
@@ -43,7 +43,7 @@ class Fingerprint:
         seen_N = torch.zeros(count, dtype=torch.bool)
         seen_N[used] = True
         odd = [] if bool(differing_N.all()) else (differing_N & seen_N).nonzero().flatten().tolist()
-        for index, mine, theirs in zip(_sample(count), self.contents, now.contents, strict=True):
+        for index, mine, theirs in zip(spread(range(count), SAMPLED), self.contents, now.contents, strict=True):
             if mine != theirs and (seen_N[index] or not differing_N[index]):
                 odd.append(index)
         if odd:
@@ -58,12 +58,8 @@ def fingerprint(source: Source) -> Fingerprint:
     names = hashlib.sha256()
     for sample in source.samples:
         names.update(f"{Path(sample.name).name}\t{sample.label}\n".encode("utf-8", "surrogateescape"))
-    contents = [content_of(source, index) for index in _sample(len(source.samples))]
-    return Fingerprint(names.hexdigest(), contents, torch.from_numpy(listing_of(source).marks_N))
-
-
-def _sample(count: int) -> range:
-    return range(0, count, -(-count // SAMPLED) or 1)
+    contents = [content_of(source, index) for index in spread(range(len(source.samples)), SAMPLED)]
+    return Fingerprint(names.hexdigest(), contents, torch.from_numpy(marks_of(source)))
 
 
 def agreed(own: Fingerprint, group: Processes) -> Fingerprint:
