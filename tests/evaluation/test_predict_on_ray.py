@@ -22,13 +22,13 @@ from resnet_infer.data.open import open_source
 from resnet_infer.data.samples import Sample
 from resnet_infer.data.source import Source
 from resnet_infer.errors import ResnetInferError, UsageError
-from resnet_infer.evaluation import predict_on_ray
 from resnet_infer.evaluation.predict import predict
 from resnet_infer.pipeline.loading import Loading
 from resnet_infer.spec.protocols import ten_crop
 
 pytest.importorskip("ray", reason="needs the extra ray")
 
+from resnet_infer.evaluation import predict_on_ray
 from resnet_infer.evaluation.predict_on_ray import Scoring, predict_by_ray, ray
 
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
