@@ -97,7 +97,7 @@ def network_only(member: Member, source: Subset) -> Callable[[], None]:
     """A run of the member's network over the images' tiles, rendered beforehand."""
     spec = member.model.manifest.spec
     tiles = [image.tiles[0] for image in load(source, member.protocols, range(len(source.samples)), 0)]
-    size = DEFAULT_BATCH["cpu", spec.stem]
+    size = DEFAULT_BATCH["cpu", spec.family]
     batches: Sequence[list[torch.Tensor]] = [tiles[at : at + size] for at in range(0, len(tiles), size)]
 
     def run() -> None:

@@ -38,7 +38,7 @@ from resnet_infer.pipeline.loader import CHUNK
 from resnet_infer.pipeline.loading import Loading
 from resnet_infer.pipeline.packing import How, pack, prepare
 from resnet_infer.pipeline.score import Member
-from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.catalogue import spec_from_name
 from resnet_infer.spec.labels import Labels
 from resnet_infer.spec.manifest import Manifest
 from resnet_infer.spec.preprocessing import Preprocessing

@@ -33,7 +33,7 @@ from resnet_infer.backends.devices import torch_device
 from resnet_infer.environment import environment
 from resnet_infer.files import replacing
 from resnet_infer.model.resnet import ResNet
-from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.catalogue import spec_from_name
 from resnet_infer.train import network
 from resnet_infer.train.images import InMemory
 from resnet_infer.train.recipe import recipe_for

@@ -25,7 +25,8 @@ from resnet_infer.backends.load import Model
 from resnet_infer.backends.pytorch import TorchBackend
 from resnet_infer.model.checkpoints import Checkpoint
 from resnet_infer.model.resnet import ResNet, build
-from resnet_infer.spec.architectures import Head, spec_from_name
+from resnet_infer.spec.architectures import Head
+from resnet_infer.spec.catalogue import spec_from_name
 from resnet_infer.spec.labels import Labels
 from resnet_infer.spec.manifest import Manifest
 from resnet_infer.spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing

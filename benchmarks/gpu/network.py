@@ -11,7 +11,7 @@ from benchmarks.gpu.ways import compile_s, fastest, named, options_of, row_of
 from benchmarks.peers import ours, timm_benchmark
 from benchmarks.peers.sides import Claim, Contest, Side
 from resnet_infer.bench.roofline import roof
-from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.catalogue import spec_from_name
 
 AUTOCAST = {"bf16": "bfloat16", "fp16": "float16"}
 ROW_S = 8.0

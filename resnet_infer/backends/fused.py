@@ -33,11 +33,14 @@ FEW = 64
 def fused_resnet(net: ResNet, normalize: Normalize, dtype: torch.dtype, crop: int) -> "FusedResNet | None":
     """The fused form of a folded fp32 network for crops of so many pixels a side, if it has one on its device.
 
-    That is CUDA, half precision, and one mean a channel. It is compared with PyTorch's own kernels before it is given.
-    Where it fails or disagrees, a note says so and the next simpler form is tried; None is for PyTorch's own.
+    That is CUDA, half precision, one mean a channel, and a network of the paper's kind. It is compared with PyTorch's
+    own kernels before it is given. Where it fails or disagrees, a note says so and the next simpler form is tried;
+    None is for PyTorch's own.
     """
-    device = net.fc.weight.device
-    if device.type != "cuda" or dtype not in HALF or net.input_offset is not None:
+    if not net.spec.classic or net.input_offset is not None:
+        return None
+    device = _classifier(net).weight.device
+    if device.type != "cuda" or dtype not in HALF:
         return None
     for kernels in (True, False) if has_kernels(net.spec, device) else (False,):
         what = "our convolution kernels" if kernels else "cuDNN's fused convolutions"
@@ -56,7 +59,7 @@ def fused_resnet(net: ResNet, normalize: Normalize, dtype: torch.dtype, crop: in
 
 def has_kernels(spec: ModelSpec, device: torch.device) -> bool:
     """Whether our own kernels take this network: Triton is for compute capability 8.0 and later."""
-    widths = (spec.stem_width, *spec.widths)
+    widths = (*spec.stem_channels, *spec.widths)
     return (
         importlib.util.find_spec("triton") is not None
         and torch.cuda.get_device_capability(device) >= (8, 0)
@@ -68,7 +71,7 @@ def has_kernels(spec: ModelSpec, device: torch.device) -> bool:
 @torch.inference_mode()
 def agrees(fused: "FusedResNet", net: ResNet, normalize: Normalize) -> bool:
     """Whether logits of noise, a crop and another size, are those of the plain network in the same precision."""
-    device, dtype = net.fc.weight.device, fused.dtype
+    device, dtype = _classifier(net).weight.device, fused.dtype
     plain = copy.deepcopy(net).to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     generator = torch.Generator().manual_seed(2015)
     for height, width in ((fused.crop, fused.crop), (fused.crop + 33, fused.crop + 10)):
@@ -92,15 +95,16 @@ class FusedResNet(nn.Module):
         super().__init__()
         self.spec, self.dtype, self.crop, self.kernels = net.spec, dtype, crop, kernels
         self.normalize = normalize
-        self.fc = nn.Linear(net.fc.in_features, net.fc.out_features, device="meta")
-        self.fc.weight = nn.Parameter(net.fc.weight.to(dtype), requires_grad=False)
-        self.fc.bias = nn.Parameter(net.fc.bias.to(dtype), requires_grad=False)
+        fc = _classifier(net)
+        self.fc = nn.Linear(fc.in_features, fc.out_features, device="meta")
+        self.fc.weight = nn.Parameter(fc.weight.to(dtype), requires_grad=False)
+        self.fc.bias = nn.Parameter(fc.bias.to(dtype), requires_grad=False)
         if kernels:
             from resnet_infer.backends.stem_kernels import SquaresConvolution
 
-            self.squares = SquaresConvolution(net.conv1, normalize, dtype)
+            self.squares = SquaresConvolution(_only(net.conv1), normalize, dtype)
         else:
-            self.stem = Convolution(net.conv1, dtype)
+            self.stem = Convolution(_only(net.conv1), dtype)
         blocks = [block for stage in net.stages for block in net.get_submodule(stage).children()]
         self.blocks = [FusedBlock(block, dtype, kernels) for block in blocks if isinstance(block, Block)]
 
@@ -210,6 +214,16 @@ class FusedBlock:
         if self.projects:
             return self.last(y_BCHW, second_BCHW=x_BCHW, crops=crops)
         return self.last(y_BCHW, x_BCHW if self.shortcut is None else self.shortcut(x_BCHW), crops=crops)
+
+
+def _classifier(net: ResNet) -> nn.Linear:
+    assert isinstance(net.fc, nn.Linear)
+    return net.fc
+
+
+def _only(stem: nn.Module) -> nn.Conv2d:
+    assert isinstance(stem, nn.Conv2d)
+    return stem
 
 
 def _channels_last(weight_NCHW: Tensor, dtype: torch.dtype) -> Tensor:

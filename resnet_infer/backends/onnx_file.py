@@ -13,7 +13,7 @@ from resnet_infer.errors import ArtifactError, UsageError
 from resnet_infer.files import sha256_of
 from resnet_infer.model.checkpoints import Overrides, native_preprocessing
 from resnet_infer.spec import manifest as manifests
-from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.catalogue import spec_from_name
 from resnet_infer.spec.labels import default_labels
 from resnet_infer.spec.manifest import Manifest
 
@@ -114,7 +114,7 @@ def manifest_of(proto: onnx.ModelProto, path: Path, overrides: Overrides) -> Man
     made = Manifest(
         spec=spec,
         preprocessing=native_preprocessing(spec, overrides.mean, overrides.std),
-        labels=default_labels(spec.classes, spec.stem),
+        labels=default_labels(spec.classes, spec.family),
         source=path.name,
     )
     return overrides.applied_to(made, str(path))

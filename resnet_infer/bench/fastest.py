@@ -94,7 +94,7 @@ def _measure(opener: Opener, ways: Sequence[Subject], device: str) -> dict[str, 
         for name, model in list(running.items()):
             spec = model.manifest.spec
             side = spec.native_size
-            batch = DEFAULT_BATCH["cuda" if device.startswith("cuda") else "cpu", spec.stem]
+            batch = DEFAULT_BATCH["cuda" if device.startswith("cuda") else "cpu", spec.family]
             try:
                 timing = measure_network(
                     model.backend, single_crop(side, side), [(side, side)], batch, side, repeats=1, seconds=0.5

@@ -22,7 +22,8 @@ from resnet_infer.exporters.to_onnx import export_onnx
 from resnet_infer.exporters.to_tensorrt import build_engine
 from resnet_infer.model.checkpoints import Checkpoint, load_checkpoint
 from resnet_infer.model.resnet import build
-from resnet_infer.spec.architectures import Head, spec_from_name
+from resnet_infer.spec.architectures import Head
+from resnet_infer.spec.catalogue import spec_from_name
 from resnet_infer.spec.manifest import Manifest
 from resnet_infer.spec.preprocessing import InputFormat, Preprocessing
 from resnet_infer.spec.protocols import protocol_of_head
@@ -147,7 +148,7 @@ def random_checkpoint(name: str) -> Checkpoint:
                 module.momentum = None  # the plain mean of what it sees
         coarse = torch.randn(8, 3, side // 8, side // 8)
         net(torch.nn.functional.interpolate(coarse, (side, side), mode="bilinear"))
-    preprocessing = Preprocessing() if spec.stem == "imagenet" else Preprocessing(resize=side, crop=side)
+    preprocessing = Preprocessing() if spec.family == "imagenet" else Preprocessing(resize=side, crop=side)
     return Checkpoint(
         name=name,
         manifest=Manifest(spec=spec, preprocessing=preprocessing, source=name),

@@ -48,7 +48,9 @@ def kernels(spec: ModelSpec, height: int, width: int, fusion: Fusion, *, pad_ste
 
     def one(conv: Conv, read: int, *, last: bool = False, shortcut: bool = False) -> Iterator[Kernel]:
         out = size(conv)
-        channels = TENSOR_CORE_CHANNELS if pad_stem and conv.name == "conv1" else conv.in_channels
+        channels = conv.in_channels // conv.groups
+        if pad_stem and conv.name == stem.name:
+            channels = TENSOR_CORE_CHANNELS
         macs = channels * conv.kernel**2 * out
         added = out if last and spec.shortcut != "none" else 0
         if fusion == "fused":
@@ -66,28 +68,36 @@ def kernels(spec: ModelSpec, height: int, width: int, fusion: Fusion, *, pad_ste
             yield Kernel(f"{conv.name}: addition", 0, 3 * out)
         yield Kernel(f"{conv.name}: ReLU", 0, 2 * out)
 
-    convs = list(spec.convs())
-    stem = convs[0]
-    yield from one(stem, 3 * height * width)
-    block_input = size(stem)
-    if spec.stem == "imagenet":
-        pooled = stem.out_channels * halve(height, 2) * halve(width, 2)
-        yield Kernel("maxpool", 0, block_input + pooled)
-        block_input = pooled
-    blocks: dict[str, list[Conv]] = {}
-    for conv in convs[1:]:
-        blocks.setdefault(".".join(conv.name.split(".")[:2]), []).append(conv)
-    for block in blocks.values():
-        main = [conv for conv in block if "downsample" not in conv.name]
+    stem, *_ = spec.stem_convs()
+    read = stem.in_channels * height * width
+    for conv in spec.stem_convs():
+        yield from one(conv, read)
+        read = size(conv)
+    if spec.pool == "max":
+        pooled = spec.stem_channels[-1] * halve(height, stem.halvings + 1) * halve(width, stem.halvings + 1)
+        yield Kernel("maxpool", 0, read + pooled)
+        read = pooled
+    block_input = read
+    for name, convs in spec.blocks():
+        main = [conv for conv in convs if "downsample" not in conv.name]
+        if spec.preactivation != "none":
+            yield Kernel(f"{name}: normalised", 0, 2 * block_input)
         read = block_input
         for conv in main:
             yield from one(conv, read, last=conv is main[-1])
             read = size(conv)
-        for conv in block:
-            if "downsample" in conv.name:
-                yield from one(conv, block_input, shortcut=True)
+            if (
+                conv is main[-2] and conv.halvings < main[-1].halvings and spec.antialias != "none"
+            ):  # in a stride's place
+                blurred = conv.out_channels * halve(height, main[-1].halvings) * halve(width, main[-1].halvings)
+                yield Kernel(f"{conv.name}: blur", 0, read + blurred)
+                read = blurred
+        if spec.attention != "none":
+            yield Kernel(f"{name}: attention", 0, 3 * read)  # its means, and every value read and written
+        for conv in convs[len(main) :]:
+            yield from one(conv, block_input, shortcut=True)
         block_input = read
-    yield Kernel("head", spec.features * spec.classes, block_input)
+    yield Kernel("head", sum(given * wide for _, given, wide in spec.linears()), block_input)
 
 
 def roof(

@@ -8,7 +8,7 @@ from resnet_infer.cli import options
 from resnet_infer.console import emit, say
 from resnet_infer.files import cache_folder
 from resnet_infer.report import text
-from resnet_infer.spec.architectures import architecture_names, spec_from_name
+from resnet_infer.spec.catalogue import architecture_names, spec_from_name
 from resnet_infer.spec.registry import PAPER_CIFAR10, PAPER_MULTI_SCALE, PAPER_TEN_CROP, PUBLISHED, bundled_folders
 
 
@@ -33,7 +33,7 @@ def models(
 
 def _architectures() -> list[dict[str, Any]]:
     names = dict.fromkeys((*architecture_names(), *PAPER_TEN_CROP, *PAPER_MULTI_SCALE))
-    specs = sorted((spec_from_name(name) for name in names), key=lambda spec: spec.stem != "imagenet")
+    specs = sorted((spec_from_name(name) for name in names), key=lambda spec: spec.family != "imagenet")
     return [
         {
             "architecture": spec.name,

@@ -1,8 +1,4 @@
-"""Foreign weights to ours: unwrapping, key layouts, and the architecture read off the tensors.
-
-Layouts read: torchvision and timm (`conv1 bn1 layerX.Y... fc`), akamaster's CIFAR nets (`linear`, `shortcut`),
-any of them wrapped by a trainer (`state_dict`, `model`, EMA) or by DataParallel (`module.`).
-"""
+"""The architecture read off tensors, and a state dict that is exactly that architecture's."""
 
 import re
 from collections.abc import Mapping
@@ -12,94 +8,172 @@ import torch
 from torch import Tensor
 
 from resnet_infer.errors import CheckpointError, UsageError
+from resnet_infer.model.layouts import NO_CLASSIFIER, StateDict
 from resnet_infer.model.resnet import INPUT_OFFSET
-from resnet_infer.spec.architectures import MAX_BLOCKS_PER_STAGE, BlockKind, ModelSpec, Shortcut, Stem, canonical
+from resnet_infer.spec.architecture_record import MAX_BLOCKS_PER_STAGE, Shortcut, Stem
+from resnet_infer.spec.architectures import ModelSpec
+from resnet_infer.spec.catalogue import canonical
 
-StateDict = dict[str, Tensor]
-
-WRAPPINGS = ("state_dict_ema", "model_ema", "state_dict", "model")
-PREFIXES = ("module.", "_orig_mod.", "model.")
-RENAMED = ((re.compile(r"^linear\."), "fc."), (re.compile(r"\.shortcut\."), ".downsample."))
-MAX_WRAPPINGS = 8
-"""Wrappings or prefixes around one another; a pickle may even hold itself."""
 _BLOCK = re.compile(r"layer([0-9]+)\.([0-9]+)\.")
 
 
-def unwrap(loaded: object, where: str) -> StateDict:
-    """The state dict inside what a training script saved, with key prefixes and foreign names gone.
-
-    Averaged (EMA) weights are preferred where both are stored. Raises CheckpointError if there are no tensors.
-    """
-    for _ in range(MAX_WRAPPINGS):
-        if isinstance(loaded, Mapping) and (inner := [loaded[w] for w in WRAPPINGS if _holds_mapping(loaded, w)]):
-            loaded = inner[0]
-    if not isinstance(loaded, Mapping):
-        raise CheckpointError(
-            f"{where}: holds a {type(loaded).__name__}, not a state dict; save model.state_dict() instead"
-        )
-    tensors = {k: v for k, v in loaded.items() if isinstance(k, str) and isinstance(v, Tensor)}
-    if not tensors:
-        keys = ", ".join(k[:40] for k in list(loaded)[:6] if isinstance(k, str)) or "nothing"
-        raise CheckpointError(f"{where}: no tensors in it (top-level keys: {keys}); save model.state_dict() instead")
-    for _ in range(MAX_WRAPPINGS):
-        if prefix := next((p for p in PREFIXES if all(k.startswith(p) or k == "n_averaged" for k in tensors)), None):
-            tensors = {k.removeprefix(prefix): v for k, v in tensors.items() if k != "n_averaged"}
-    return {_rename(key): tensor for key, tensor in tensors.items()}
-
-
-def _holds_mapping(loaded: Mapping[Any, Any], key: str) -> bool:
-    return isinstance(loaded.get(key), Mapping)
-
-
-def _rename(key: str) -> str:
-    for pattern, name in RENAMED:
-        key = pattern.sub(name, key)
-    return key
-
-
 def read_architecture(tensors: Mapping[str, Tensor], where: str) -> ModelSpec:
-    """The architecture these tensors belong to: block, depths, widths, shortcut option, stem and classes.
+    """The architecture these tensors belong to; what they do not tell (`untold`) is taken for what is usual.
 
-    Two things no tensor tells: A and plain nets are alike (A is assumed), and so are the two stride positions
-    (the 3x3 is assumed); `--arch` decides otherwise. Raises CheckpointError naming what no ResNet has.
+    Raises CheckpointError naming what is missing, or what no network of the family has.
     """
-    conv1, fc = tensors.get("conv1.weight"), tensors.get("fc.weight")
-    if conv1 is None or fc is None or conv1.ndim != 4 or fc.ndim != 2:
+    fc = _classifier(tensors, where)
+    stem, stem_convs = _stem(tensors, where)
+    if "conv1.bias" in tensors or "layer1.0.conv1.bias" in tensors:
         raise CheckpointError(
-            f"{where}: not a ResNet: needs conv1.weight (4-D) and fc.weight (2-D), has {_some(tensors)}"
-        )
-    stems: dict[tuple[int, ...], Stem] = {(3, 7, 7): "imagenet", (3, 3, 3): "cifar"}
-    stem = stems.get(tuple(conv1.shape[1:]))
-    if stem is None:
-        raise CheckpointError(
-            f"{where}: not a ResNet of the paper: conv1.weight is {_shape(conv1)}; the stem is one 7x7 or 3x3 "
-            "convolution of 3 channels (deep stems and grey inputs are other networks)"
+            f"{where}: its convolutions have biases, as where batch norm was folded into them; give the weights from "
+            "before that"
         )
     stages = _stages(tensors, where)
-    block: BlockKind = "bottleneck" if "layer1.0.conv3.weight" in tensors else "basic"
-    widths = []
-    for stage in sorted(stages):
-        width = tensors.get(f"layer{stage}.0.conv2.weight")
-        if width is None or width.ndim != 4:
-            raise CheckpointError(f"{where}: not a ResNet: layer{stage}.0.conv2.weight is missing")
-        widths.append(width.shape[0])
-    projections = sum(f"layer{s}.{i}.downsample.0.weight" in tensors for s in stages for i in range(stages[s]))
-    option: Shortcut = "A" if not projections else "C" if projections == sum(stages.values()) else "B"
+    _check_regular(tensors, stages, where)
+    bottleneck = "layer1.0.conv3.weight" in tensors
+    first, middle, last = (
+        [_conv(tensors, f"layer{stage}.0.{name}.weight", where) for stage in stages]
+        for name in ("conv1", "conv2", "conv3" if bottleneck else "conv2")
+    )
+    widths = tuple(conv.shape[0] for conv in (middle if bottleneck else first))
+    projections = _projections(tensors, stages)
+    pre = any(_norm(tensors, s) == conv.shape[1] != conv.shape[0] for s, conv in zip(stages, first, strict=True))
+    linears = _linears(tensors)
     try:
         return canonical(
             ModelSpec(
                 name="read from tensors",
-                block=block,
-                depths=tuple(stages[s] for s in sorted(stages)),
-                widths=tuple(widths),
-                shortcut=option,
+                block="bottleneck" if bottleneck else "basic",
+                depths=tuple(stages.values()),
+                widths=widths,
+                outputs=tuple(conv.shape[0] for conv in last),
+                shortcut=_option(projections),
                 stride_in="3x3",
                 stem=stem,
+                stem_channels=tuple(conv.shape[0] for conv in stem_convs),
                 classes=fc.shape[0],
+                groups=max(1, first[0].shape[0] // max(1, middle[0].shape[1])) if bottleneck else 1,
+                narrowing=max(1, widths[0] // max(1, first[0].shape[0])) if bottleneck else 1,
+                pool="conv" if "maxpool.0.weight" in tensors else "",
+                shortcut_pool=any(name.endswith("downsample.1.weight") for name in projections),
+                shortcut_kernel=max((conv.shape[2] for conv in projections.values()), default=1),
+                **_attention(tensors, stages),
+                norm="batch" if _running(tensors) else "group",
+                preactivation="activated" if pre else "none",
+                stem_norm="bn1.weight" in tensors,
+                final_norm="bn.weight" in tensors,
+                hidden=tuple(tensors[name].shape[0] for name in linears[:-1]),
+                bias=f"{linears[-1].removesuffix('weight')}bias" in tensors,
+                channels=stem_convs[0].shape[1],
             )
         )
     except UsageError as error:
-        raise CheckpointError(f"{where}: not a ResNet: {error}") from error
+        raise CheckpointError(f"{where}: not a ResNet that this release runs: {error}") from error
+
+
+def _stem(tensors: Mapping[str, Tensor], where: str) -> tuple[Stem, list[Tensor]]:
+    """The stem's kind and its convolutions' weights."""
+    deep = [tensors[name] for name in ("conv1.0.weight", "conv1.3.weight", "conv1.6.weight") if name in tensors]
+    if len(deep) == 3 and all(conv.ndim == 4 and conv.shape[2:] == (3, 3) for conv in deep):
+        return "deep", deep
+    conv = _conv(tensors, "conv1.weight", where)
+    kinds: dict[tuple[int, ...], Stem] = {(7, 7): "imagenet", (3, 3): "cifar"}
+    if tuple(conv.shape[2:]) not in kinds:
+        raise CheckpointError(
+            f"{where}: its first convolution is {_shape(conv)}; a stem is one 7x7 or 3x3 convolution, or three 3x3"
+        )
+    return kinds[tuple(conv.shape[2:])], [conv]
+
+
+def _projections(tensors: Mapping[str, Tensor], stages: Mapping[int, int]) -> dict[str, Tensor]:
+    """Weights of the shortcuts' convolutions by name."""
+    places = (f"layer{s}.{i}.downsample.{n}.weight" for s in stages for i in range(stages[s]) for n in (0, 1))
+    return {name: tensors[name] for name in places if name in tensors and tensors[name].ndim == 4}
+
+
+def _option(projections: Mapping[str, Tensor]) -> Shortcut:
+    if not projections:
+        return "A"
+    needed = (".0.downsample" in name and conv.shape[0] != conv.shape[1] for name, conv in projections.items())
+    return "B" if all(needed) else "C"
+
+
+def untold(spec: ModelSpec) -> str:
+    """What the tensors of such a network do not tell, and `read_architecture` takes for what is usual."""
+    said = []
+    if spec.block == "bottleneck":
+        said.append("stride in the 3x3" if spec.stride_in == "3x3" else "stride in the first 1x1")
+    if spec.pool != "conv":
+        said.append("max pooling after the stem" if spec.pool == "max" else "no pooling after the stem")
+    if spec.shortcut in ("A", "none"):
+        said.append("shortcuts of option A" if spec.shortcut == "A" else "no shortcuts")
+    if spec.preactivation == "none":
+        blur = {"none": "no anti-aliasing", "blur": "blur pooling", "average": "average anti-aliasing"}
+        said.append(blur[spec.antialias])
+    else:
+        said.append("projections of " + ("activated inputs" if spec.preactivation == "activated" else "raw inputs"))
+    said.append({"relu": "ReLU", "silu": "SiLU", "gelu": "GELU", "leaky-relu": "leaky ReLU"}[spec.activation])
+    return ", ".join(said)
+
+
+def _classifier(tensors: Mapping[str, Tensor], where: str) -> Tensor:
+    names = _linears(tensors)
+    if not names:
+        raise CheckpointError(f"{where}: {NO_CLASSIFIER.format('fc.weight')}")
+    if any(tensors[name].ndim != 2 for name in names):
+        raise CheckpointError(
+            f"{where}: its classifier {names[0]} is no linear layer; a hidden head is linear layers and ReLU"
+        )
+    return tensors[names[-1]]
+
+
+def _linears(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Weights of the classifier's layers, in order."""
+    numbered = sorted(
+        (k for k in tensors if re.fullmatch(r"fc\.[0-9]{1,2}\.weight", k)), key=lambda k: int(k.split(".")[1])
+    )
+    return ["fc.weight"] if "fc.weight" in tensors else numbered
+
+
+def _conv(tensors: Mapping[str, Tensor], name: str, where: str) -> Tensor:
+    tensor = tensors.get(name)
+    if tensor is None or tensor.ndim != 4:
+        raise CheckpointError(f"{where}: not a ResNet: {name} is missing")
+    return tensor
+
+
+def _norm(tensors: Mapping[str, Tensor], stage: int) -> int:
+    norm = tensors.get(f"layer{stage}.0.bn1.weight")
+    return norm.shape[0] if norm is not None and norm.ndim else 0
+
+
+def _running(tensors: Mapping[str, Tensor]) -> bool:
+    return "layer1.0.bn1.running_mean" in tensors or "layer1.0.bn1.weight" not in tensors
+
+
+def _check_regular(tensors: Mapping[str, Tensor], stages: Mapping[int, int], where: str) -> None:
+    """Raise CheckpointError where the blocks of a stage are not alike, or those of stages not of one kind."""
+    kinds = {f"layer{s}.{i}.conv3.weight" in tensors for s in stages for i in range(stages[s])}
+    if len(kinds) > 1:
+        raise CheckpointError(f"{where}: mixes basic and bottleneck blocks, which this release does not run")
+    for stage, depth in stages.items():
+        for conv in ("conv1", "conv2", "conv3"):
+            found = {tensors[n].shape[0] for i in range(depth) if (n := f"layer{stage}.{i}.{conv}.weight") in tensors}
+            if len(found) > 1:
+                widths = ", ".join(map(str, sorted(found)))
+                raise CheckpointError(
+                    f"{where}: blocks of layer{stage} differ in width ({conv}: {widths}), as in pruned networks; "
+                    "this release runs networks whose stages are regular"
+                )
+
+
+def _attention(tensors: Mapping[str, Tensor], stages: Mapping[int, int]) -> dict[str, Any]:
+    for kind, name, axis in (("se", "se.fc1.weight", 0), ("eca", "se.conv.weight", 2)):
+        found = [tensors.get(f"layer{stage}.0.{name}") for stage in stages]
+        if all(tensor is not None and tensor.ndim > axis for tensor in found):
+            return {"attention": kind, "squeezed": tuple(int(t.shape[axis]) for t in found if t is not None)}
+    return {}
 
 
 def _stages(tensors: Mapping[str, Tensor], where: str) -> dict[int, int]:
@@ -111,22 +185,30 @@ def _stages(tensors: Mapping[str, Tensor], where: str) -> dict[int, int]:
                 raise CheckpointError(f"{where}: not a ResNet: it has a tensor {key[:60]}")
             found.setdefault(int(match[1]), set()).add(int(match[2]))
     if not found or max(found) != len(found) or 0 in found:
-        raise CheckpointError(f"{where}: not a ResNet: stages {_some(sorted(found))} instead of layer1, layer2, ...")
+        missing = next(n for n in range(1, len(found) + 2) if n not in found)
+        raise CheckpointError(f"{where}: not a ResNet: layer{missing} is missing")
     for stage, blocks in found.items():
         if max(blocks) != len(blocks) - 1:
             gap = min(set(range(len(blocks))) - blocks)
-            raise CheckpointError(f"{where}: not a ResNet: has layer{stage}.{max(blocks)} and no layer{stage}.{gap}")
-    return {stage: len(blocks) for stage, blocks in found.items()}
+            raise CheckpointError(f"{where}: not a ResNet: layer{stage}.{gap} is missing")
+    return {stage: len(found[stage]) for stage in sorted(found)}
 
 
 def expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor in this architecture's state dict, batch counters aside."""
     shapes: dict[str, tuple[int, ...]] = {}
+    norms = list(spec.leading_norms())
     for c in spec.convs():
-        shapes[f"{c.name}.weight"] = (c.out_channels, c.in_channels, c.kernel, c.kernel)
-        norm = c.name[:-1] + "1" if c.name.endswith("downsample.0") else c.name.replace("conv", "bn")
-        shapes |= {f"{norm}.{part}": (c.out_channels,) for part in ("weight", "bias", "running_mean", "running_var")}
-    return shapes | {"fc.weight": (spec.classes, spec.features), "fc.bias": (spec.classes,)}
+        shapes[f"{c.name}.weight"] = (c.out_channels, c.in_channels // c.groups, c.kernel, c.kernel)
+        norms += [(c.norm, c.out_channels)] if c.norm else []
+    parts = ("weight", "bias", "running_mean", "running_var")[: 4 if spec.norm == "batch" else 2]
+    shapes |= {f"{name}.{part}": (channels,) for name, channels in norms for part in parts}
+    shapes |= dict(spec.attention_shapes())
+    for name, given, wide in spec.linears():
+        shapes[f"{name}.weight"] = (wide, given)
+        if spec.bias or wide != spec.classes or name != list(spec.linears())[-1][0]:
+            shapes[f"{name}.bias"] = (wide,)
+    return shapes
 
 
 def conform(tensors: StateDict, spec: ModelSpec, where: str) -> StateDict:
@@ -136,7 +218,7 @@ def conform(tensors: StateDict, spec: ModelSpec, where: str) -> StateDict:
     """
     shapes = expected_shapes(spec)
     if (offset := tensors.get(INPUT_OFFSET)) is not None:
-        shapes[INPUT_OFFSET] = (3, *offset.shape[1:3])
+        shapes[INPUT_OFFSET] = (spec.channels, *offset.shape[1:3])
     counters = {k: () for k in tensors if k.endswith(".num_batches_tracked")}
     missing = [k for k in shapes if k not in tensors]
     extra = [k for k in tensors if k not in shapes and k not in counters]

@@ -20,17 +20,19 @@ from torch import Tensor
 from resnet_infer.console import note
 from resnet_infer.errors import CheckpointError, UsageError
 from resnet_infer.files import replacing
-from resnet_infer.model.adapters import StateDict, conform, read_architecture, unwrap
+from resnet_infer.model.adapters import conform, read_architecture
 from resnet_infer.model.digest import tensors_sha256
 from resnet_infer.model.download import weights_file
+from resnet_infer.model.layouts import StateDict, unwrap
 from resnet_infer.spec import manifest as manifests
-from resnet_infer.spec.architectures import ModelSpec, spec_from_name
+from resnet_infer.spec.architectures import ModelSpec
+from resnet_infer.spec.catalogue import spec_from_name
 from resnet_infer.spec.labels import Labels, default_labels, imagenet1k
 from resnet_infer.spec.manifest import Manifest
 from resnet_infer.spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, Triple
 from resnet_infer.spec.registry import bundled_folders, published
 
-PICKLED = (".pth", ".pt", ".th")
+PICKLED = (".pth", ".pt", ".th", ".ckpt", ".bin", ".tar", ".pkl")
 SUFFIXES = (".safetensors", *PICKLED)
 
 
@@ -134,7 +136,7 @@ def _from_file(path: Path, overrides: Overrides) -> Checkpoint:
         manifest = Manifest(
             spec=spec,
             preprocessing=_assumed_preprocessing(spec, overrides, path),
-            labels=default_labels(spec.classes, spec.stem),
+            labels=default_labels(spec.classes, spec.family),
             source=path.name,
             source_sha256=digest,
         )
@@ -228,14 +230,14 @@ def _network(tensors: StateDict, arch: str | None, where: str) -> tuple[ModelSpe
 def native_preprocessing(spec: ModelSpec, mean: Triple, std: Triple) -> Preprocessing:
     """The usual test input of an architecture: 224 of 256 pixels on ImageNet, the whole 32x32 image on CIFAR."""
     side = spec.native_size
-    return Preprocessing(mean=mean, std=std, resize=256 if spec.stem == "imagenet" else side, crop=side)
+    return Preprocessing(mean=mean, std=std, resize=256 if spec.family == "imagenet" else side, crop=side)
 
 
 def _assumed_preprocessing(spec: ModelSpec, overrides: Overrides, path: Path) -> Preprocessing:
     """What a bare weights file is fed: ImageNet's convention is universal; for CIFAR there is none to assume."""
     if overrides.mean and overrides.std:
         return native_preprocessing(spec, overrides.mean, overrides.std)
-    if spec.stem == "cifar":
+    if spec.family == "cifar":
         raise UsageError(
             f"{path}: a bare CIFAR weights file does not say its preprocessing; give --mean and --std in 0..1 "
             "(often 0.485,0.456,0.406 and 0.229,0.224,0.225, or the data set's own)"

@@ -20,7 +20,7 @@ from resnet_infer.errors import DownloadError, UsageError
 from resnet_infer.files import cache_folder, home_folder, put_in_place, sha256_of
 from resnet_infer.model.adapters import expected_shapes
 from resnet_infer.model.arriving import arriving
-from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.catalogue import spec_from_name
 from resnet_infer.spec.registry import Published, bundled_folders
 
 TIMEOUT_S = 30

@@ -16,7 +16,11 @@ class Trunk(Protocol):
     """A `ResNet`, or another form of one."""
 
     spec: ModelSpec
-    fc: nn.Linear
+
+    @property
+    def fc(self) -> nn.Module:
+        """One linear layer, or several with ReLU between them."""
+        ...
 
     def features(self, x_BCHW: Tensor) -> Tensor:
         """The last feature map."""
@@ -50,8 +54,13 @@ class DenseHead(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Shapes: (B, 3, H, W) -> logits (B, K, h - 6, w - 6) for a last map of h x w and a 7x7 window."""
-        pooled_BCHW = F.avg_pool2d(self.net.features(x_BCHW), self.window, stride=1)
-        return F.conv2d(pooled_BCHW, self.net.fc.weight[:, :, None, None], self.net.fc.bias)
+        x_BCHW = F.avg_pool2d(self.net.features(x_BCHW), self.window, stride=1)
+        for layer in self.net.fc if isinstance(self.net.fc, nn.Sequential) else (self.net.fc,):
+            if isinstance(layer, nn.Linear):
+                x_BCHW = F.conv2d(x_BCHW, layer.weight[:, :, None, None], layer.bias)
+            else:  # the activation of a hidden layer
+                x_BCHW = layer(x_BCHW)
+        return x_BCHW
 
 
 def with_head(net: Trunk, head: Head) -> PooledHead | DenseHead:

@@ -1,71 +1,92 @@
-"""The residual networks of the paper and their plain twins, with torchvision's module names.
+"""The ResNet family as one network built from its record, with torchvision's and timm's module names.
 
-Sources: He et al. 2015 section 3.3 and 4.2; torchvision.models.resnet for the key layout
-(`conv1 bn1 layerX.Y.convZ downsample.0/1 fc`); option A pads zero channels on both sides, as the CIFAR
-checkpoints in circulation do.
+Sources: He et al. 2015 sections 3.3 and 4.2; torchvision.models.resnet for the key layout
+(`conv1 bn1 layerX.Y.convZ downsample.0/1 fc`); timm/models/resnet.py for deep stems (`conv1.0` to `conv1.6`), attention
+(`se`) and anti-aliasing; He et al. 2016 for pre-activation, whose last normalisation is `bn`; option A pads zero
+channels on both sides, as the CIFAR checkpoints in circulation do. Parts are in parts.py.
 
 Shapes: B images, C channels, H and W pixels, K classes.
 """
 
+from collections.abc import Iterator, Sequence
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnet_infer.errors import UsageError
-from resnet_infer.spec.architectures import ModelSpec
+from resnet_infer.model.parts import ACTIVATIONS, antialiased, attention, conv_of, norm_of, padded_shortcut
+from resnet_infer.spec.architectures import Conv, ModelSpec
 
 INPUT_OFFSET = "input_offset"
 
 
-class PaddedShortcut(nn.Module):
-    """Option A: every second pixel of the input, with zero channels added on both sides; no parameters."""
-
-    def __init__(self, channels: int, out: int, stride: int) -> None:
-        super().__init__()
-        self.stride = stride
-        self.before = (out - channels) // 2
-        self.after = out - channels - self.before
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Shapes: (B, C, H, W) -> (B, C_out, ceil(H / stride), ceil(W / stride))."""
-        x_BCHW = x_BCHW[:, :, :: self.stride, :: self.stride] if self.stride > 1 else x_BCHW
-        return F.pad(x_BCHW, (0, 0, 0, 0, self.before, self.after))
-
-
 class Block(nn.Module):
-    """A basic or bottleneck block: F(x) + shortcut(x), or F(x) alone in a plain network, then ReLU."""
+    """A basic or bottleneck block: F(x) + shortcut(x), or F(x) alone in a plain network, then the activation.
 
-    def __init__(self, spec: ModelSpec, channels: int, width: int, stride: int) -> None:
+    A pre-activated one has normalisation and activation before each convolution instead, and nothing after the sum.
+    """
+
+    conv1: nn.Conv2d
+    conv2: nn.Conv2d
+    conv3: nn.Conv2d
+    bn1: nn.Module
+    bn2: nn.Module
+    bn3: nn.Module
+
+    def __init__(self, spec: ModelSpec, name: str, convs: Sequence[Conv]) -> None:
         super().__init__()
-        out = width * spec.expansion
-        if spec.block == "basic":
-            self.conv1 = conv(channels, width, 3, stride)
-            self.conv2 = conv(width, out, 3)
-        else:
-            first, middle = (stride, 1) if spec.stride_in == "first" else (1, stride)
-            self.conv1 = conv(channels, width, 1, first)
-            self.conv2 = conv(width, width, 3, middle)
-            self.conv3 = conv(width, out, 1)
-            self.bn3 = nn.BatchNorm2d(out)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.bn2 = nn.BatchNorm2d(self.conv2.out_channels)
+        stage = int(name[len("layer") : name.index(".")]) - 1
+        branch = [conv for conv in convs if "downsample" not in conv.name]
         self.bottleneck = spec.block == "bottleneck"
         self.plain = spec.shortcut == "none"
-        self.downsample = shortcut(spec, channels, out, stride)
+        self.preactivated, self.projects_raw = spec.preactivation != "none", spec.preactivation == "raw"
+        self.activation = ACTIVATIONS[spec.activation]
+        for number, conv in enumerate(branch, start=1):
+            self.add_module(f"conv{number}", conv_of(conv))
+            channels = conv.in_channels if self.preactivated else conv.out_channels
+            self.add_module(f"bn{number}", norm_of(spec, channels))
+        stride = spec.strides()[stage] if name.endswith(".0") else 1
+        self.blurred = 2 if self.bottleneck else 1  # the convolution that strides, if anything does its work
+        self.antialias = antialiased(spec, branch[self.blurred - 1].out_channels) if stride > 1 else None
+        self.se = attention(spec, stage)
+        self.downsample: nn.Module | None = None
+        if len(convs) > len(branch):
+            self.downsample = nn.Sequential(*_projection(spec, convs[-1], stride))
+        elif spec.shortcut == "A":
+            self.downsample = padded_shortcut(branch[0].in_channels, branch[-1].out_channels, stride)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Shapes: (B, C, H, W) -> (B, C_out, ceil(H / stride), ceil(W / stride))."""
-        y_BCHW = F.relu(self.bn1(self.conv1(x_BCHW)))
+        if self.preactivated:
+            return self._preactivated(x_BCHW)
+        y_BCHW = self._blur(1, self.activation(self.bn1(self.conv1(x_BCHW))))
         y_BCHW = self.bn2(self.conv2(y_BCHW))
         if self.bottleneck:
-            y_BCHW = self.bn3(self.conv3(F.relu(y_BCHW)))
+            y_BCHW = self.bn3(self.conv3(self._blur(2, self.activation(y_BCHW))))
+        if self.se is not None:
+            y_BCHW = self.se(y_BCHW)
         if not self.plain:
-            y_BCHW = y_BCHW + (self.downsample(x_BCHW) if self.downsample is not None else x_BCHW)
-        return F.relu(y_BCHW)
+            y_BCHW = y_BCHW + self._shortcut(x_BCHW)
+        return self.activation(y_BCHW)
+
+    def _preactivated(self, x_BCHW: Tensor) -> Tensor:
+        a_BCHW = self.activation(self.bn1(x_BCHW))
+        y_BCHW = self.conv2(self.activation(self.bn2(self.conv1(a_BCHW))))
+        if self.bottleneck:
+            y_BCHW = self.conv3(self.activation(self.bn3(y_BCHW)))
+        projected = x_BCHW if self.projects_raw or self.downsample is None else a_BCHW
+        summed_BCHW: Tensor = y_BCHW + self._shortcut(projected)
+        return summed_BCHW
+
+    def _shortcut(self, x_BCHW: Tensor) -> Tensor:
+        return x_BCHW if self.downsample is None else self.downsample(x_BCHW)
+
+    def _blur(self, number: int, x_BCHW: Tensor) -> Tensor:
+        return x_BCHW if self.antialias is None or number != self.blurred else self.antialias(x_BCHW)
 
 
 class ResNet(nn.Module):
-    """A network of the paper; `forward` gives pooled logits, `features` the last feature map.
+    """A network of the family; `forward` gives pooled logits, `features` the last feature map.
 
     Initialisation: He et al. 2015b, fan-out for convolutions as torchvision, PyTorch's default for the classifier.
 
@@ -78,20 +99,30 @@ class ResNet(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
-        imagenet = spec.stem == "imagenet"
-        self.conv1 = conv(3, spec.stem_width, 7, 2) if imagenet else conv(3, spec.stem_width, 3)
-        self.bn1 = nn.BatchNorm2d(spec.stem_width)
-        self.maxpool = nn.MaxPool2d(3, 2, padding=1) if imagenet else nn.Identity()
+        self.activation = ACTIVATIONS[spec.activation]
+        stem = [conv for conv in spec.stem_convs() if conv.name.startswith("conv1")]
+        self.conv1: nn.Module = conv_of(stem[0])
+        if len(stem) > 1:
+            parts: list[nn.Module] = []
+            for conv in stem[:-1]:
+                parts += [conv_of(conv), norm_of(spec, conv.out_channels), _Activation(spec)]
+            self.conv1 = nn.Sequential(*parts, conv_of(stem[-1]))
+        self.bn1 = norm_of(spec, spec.stem_channels[-1]) if spec.stem_norm else None
+        self.maxpool = _stem_pool(spec)
         self.stages: list[str] = []
-        channels = spec.stem_width
-        for stage, (depth, width) in enumerate(zip(spec.depths, spec.widths, strict=True), start=1):
-            blocks = []
-            for index in range(depth):
-                blocks.append(Block(spec, channels, width, stride=2 if stage > 1 and index == 0 else 1))
-                channels = width * spec.expansion
-            self.stages.append(f"layer{stage}")
-            self.add_module(f"layer{stage}", nn.Sequential(*blocks))
-        self.fc = nn.Linear(channels, spec.classes)
+        blocks: dict[str, list[Block]] = {}
+        for name, convs in spec.blocks():
+            blocks.setdefault(name[: name.index(".")], []).append(Block(spec, name, convs))
+        for stage, members in blocks.items():
+            self.stages.append(stage)
+            self.add_module(stage, nn.Sequential(*members))
+        self.bn = norm_of(spec, spec.features) if spec.final_norm else None
+        layers = [
+            nn.Linear(a, b, bias=spec.bias or bool(spec.hidden[i:])) for i, (_, a, b) in enumerate(spec.linears())
+        ]
+        self.fc: nn.Module = layers[0]
+        if len(layers) > 1:
+            self.fc = nn.Sequential(*[m for layer in layers[:-1] for m in (layer, nn.ReLU())], layers[-1])
         self.register_buffer(INPUT_OFFSET, None)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -101,15 +132,49 @@ class ResNet(nn.Module):
         """The last feature map. Shapes: (B, 3, H, W) -> (B, C, h, w) with h = ceil(H / 32), or / 4 on CIFAR."""
         if self.input_offset is not None:
             x_BCHW = subtract_offset(x_BCHW, self.input_offset)
-        x_BCHW = self.maxpool(F.relu(self.bn1(self.conv1(x_BCHW))))
+        x_BCHW = self.conv1(x_BCHW)
+        if self.bn1 is not None:
+            x_BCHW = self.activation(self.bn1(x_BCHW))
+        x_BCHW = self.maxpool(x_BCHW)
         for stage in self.stages:
             x_BCHW = self.get_submodule(stage)(x_BCHW)
-        return x_BCHW
+        return x_BCHW if self.bn is None else self.activation(self.bn(x_BCHW))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Logits after global average pooling. Shapes: (B, 3, H, W) -> (B, K)."""
         logits: Tensor = self.fc(self.features(x_BCHW).mean((2, 3)))
         return logits
+
+
+def _projection(spec: ModelSpec, conv: Conv, stride: int) -> Iterator[nn.Module]:
+    if spec.shortcut_pool:
+        yield nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity()
+    yield conv_of(conv)
+    if conv.norm:
+        yield norm_of(spec, conv.out_channels)
+
+
+class _Activation(nn.Module):
+    """The network's activation as a module, for a sequence."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.function = ACTIVATIONS[spec.activation]
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return self.function(x_BCHW)
+
+
+def _stem_pool(spec: ModelSpec) -> nn.Module:
+    channels = spec.stem_channels[-1]
+    if spec.pool == "none":
+        return nn.Identity()
+    if spec.pool == "conv":
+        return nn.Sequential(conv_of(spec.stem_convs()[-1]), norm_of(spec, channels), _Activation(spec))
+    blur = antialiased(spec, channels)
+    if blur is None:
+        return nn.MaxPool2d(3, 2, padding=1)
+    return blur if spec.antialias == "average" else nn.Sequential(nn.MaxPool2d(3, 1, padding=1), blur)
 
 
 def subtract_offset(x_BCHW: Tensor, offset_CHW: Tensor) -> Tensor:
@@ -122,20 +187,6 @@ def subtract_offset(x_BCHW: Tensor, offset_CHW: Tensor) -> Tensor:
             "test it by crops of that size, or train it with --mean channel"
         )
     return x_BCHW - offset_CHW
-
-
-def conv(channels: int, out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    """A convolution without bias (batch norm follows) that halves by its stride, rounding up."""
-    return nn.Conv2d(channels, out, kernel, stride, padding=kernel // 2, bias=False)
-
-
-def shortcut(spec: ModelSpec, channels: int, out: int, stride: int) -> nn.Module | None:
-    """Section 3.3's options; None is the identity."""
-    if spec.has_projection(channels, out, stride):
-        return nn.Sequential(conv(channels, out, 1, stride), nn.BatchNorm2d(out))
-    if spec.shortcut == "A" and (channels != out or stride != 1):
-        return PaddedShortcut(channels, out, stride)
-    return None
 
 
 @torch.no_grad()

@@ -111,7 +111,7 @@ def score_groups(
     first = 0
     for member in members:
         spec = member.model.manifest.spec
-        pixels = (loading.batch_size or DEFAULT_BATCH[device.type, spec.stem]) * spec.native_size**2
+        pixels = (loading.batch_size or DEFAULT_BATCH[device.type, spec.family]) * spec.native_size**2
         batchers.append(Batcher(member.model.backend, member.protocols, protocols, first, arrivals, pixels))
         first += len(member.protocols)
     kept = 0

@@ -1,26 +1,19 @@
-"""Architectures as data: every network of the paper, its exact parameter count and multiply-adds.
+"""Architectures: a record of plain values, and what follows from it: its layers, parameters and multiply-adds.
 
-Source: He et al. 2015 (arXiv 1512.03385) Table 1 (ImageNet), section 4.2 (CIFAR-10), section 3.3 (shortcut
-options A, B, C). The `-v1` suffix strides in the first 1x1 convolution as the paper does; without it the
-stride sits in the 3x3 as in torchvision, which changes the function but no weight's shape.
+Sources: He et al. 2015 (arXiv 1512.03385) Table 1 (ImageNet), section 4.2 (CIFAR-10), section 3.3 (shortcut options).
+Where timm has a variant, the layers are those of timm/models/resnet.py. Names are in catalogue.py.
 """
 
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, get_args
+from itertools import pairwise
+from math import prod
+from typing import Literal
 
-from resnet_infer.errors import UnknownNameError, UsageError
+from resnet_infer.spec.architecture_record import ArchitectureRecord
 
-BlockKind = Literal["basic", "bottleneck"]
-Shortcut = Literal["A", "B", "C", "none"]
-Stem = Literal["imagenet", "cifar"]
-Stride = Literal["first", "3x3"]
 Head = Literal["pooled", "dense"]
-
-EXPANSION: Mapping[str, int] = {"basic": 1, "bottleneck": 4}
-MAX_BLOCKS_PER_STAGE = 1000
 
 
 def halve(side: int, times: int) -> int:
@@ -28,72 +21,79 @@ def halve(side: int, times: int) -> int:
     return -(-side // (1 << times))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Conv:
-    """One convolution (each is followed by batch normalisation)."""
+    """One convolution without bias, and the normalisation that follows it directly."""
 
     name: str
     in_channels: int
     out_channels: int
     kernel: int
-    stride: int
+    stride: int = 1
     halvings: int
     """How many times the image has been halved, rounding up, at this convolution's output."""
+    groups: int = 1
+    dilation: int = 1
+    norm: str = ""
+    """Empty where none follows: before a pre-activated block's end."""
+
+    @property
+    def parameters(self) -> int:
+        """Weights."""
+        return self.in_channels // self.groups * self.out_channels * self.kernel**2
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelSpec:
+class ModelSpec(ArchitectureRecord):
     """One architecture. Two specs are the same network exactly when they are equal but for `name`."""
 
-    name: str
-    block: BlockKind
-    depths: tuple[int, ...]
-    """Blocks per stage."""
-    widths: tuple[int, ...]
-    """Channels of the 3x3 convolutions per stage."""
-    shortcut: Shortcut
-    stride_in: Stride
-    """Which convolution of a downsampling bottleneck strides; basic blocks always stride in their first."""
-    stem: Stem
-    classes: int
-
-    def __post_init__(self) -> None:
-        if not all(isinstance(text, str) for text in (self.name, self.block, self.shortcut, self.stride_in, self.stem)):
-            raise UsageError("architecture record is malformed: its name, block, shortcut, stride and stem are texts")
-        if self.block not in get_args(BlockKind) or self.stem not in get_args(Stem):
-            raise UsageError(f"architecture '{self.name}': unknown block '{self.block}' or stem '{self.stem}'")
-        if self.shortcut not in get_args(Shortcut) or self.stride_in not in get_args(Stride):
-            raise UsageError(f"architecture '{self.name}': unknown shortcut '{self.shortcut}' or stride")
-        if len(self.depths) != len(self.widths) or not 1 <= len(self.depths) <= 8:
-            raise UsageError(f"architecture '{self.name}': needs one width per stage, 1 to 8 stages")
-        if not all(1 <= depth <= MAX_BLOCKS_PER_STAGE for depth in self.depths):
-            raise UsageError(f"architecture '{self.name}': blocks per stage must be 1..{MAX_BLOCKS_PER_STAGE}")
-        if not all(1 <= width <= 8192 for width in self.widths) or not 1 <= self.classes <= 10**6:
-            raise UsageError(f"architecture '{self.name}': widths or classes out of range")
+    @property
+    def small(self) -> bool:
+        """Whether it is for small images, as CIFAR's."""
+        return self.stem == "cifar"
 
     @property
-    def expansion(self) -> int:
-        """Output channels of a block over its width."""
-        return EXPANSION[self.block]
+    def family(self) -> Literal["imagenet", "cifar"]:
+        """What its inputs are like."""
+        return "cifar" if self.small else "imagenet"
 
     @property
-    def stem_width(self) -> int:
-        """Channels after the first convolution."""
-        return self.widths[0]
+    def classic(self) -> bool:
+        """Whether it is one of the paper's kind, however deep and wide: what fused kernels are for."""
+        plain = ModelSpec(
+            **{name: getattr(self, name) for name in ("name", "block", "depths", "widths", "shortcut", "stride_in")},
+            stem=self.stem,
+            classes=self.classes,
+        )
+        return plain == self and self.stem != "deep"
 
     @property
     def features(self) -> int:
         """Channels of the last feature map, which the classifier reads."""
-        return self.widths[-1] * self.expansion
+        return self.outputs[-1]
 
     @property
     def native_size(self) -> int:
         """Side in pixels of the input the paper trained at."""
-        return 224 if self.stem == "imagenet" else 32
+        return 32 if self.small else 224
+
+    @property
+    def multiple_of(self) -> int:
+        """What an input's sides must be multiples of: means of 2x2 lose a row that the shortcut keeps."""
+        return 1 << self._halvings if self.antialias == "average" else 1
+
+    def strides(self) -> tuple[int, ...]:
+        """Of every stage's first block."""
+        kept = len(self.depths) - self.dilated
+        return tuple(2 if 0 < stage < kept else 1 for stage in range(len(self.depths)))
+
+    @property
+    def _stem_halvings(self) -> int:
+        return (self.stem != "cifar") + (self.pool != "none")
 
     @property
     def _halvings(self) -> int:
-        return len(self.depths) - 1 + (2 if self.stem == "imagenet" else 0)
+        return self._stem_halvings + self.strides().count(2)
 
     def map_size(self, side: int) -> int:
         """Side of the last feature map for an input side in pixels; every stride-2 layer rounds up."""
@@ -111,141 +111,136 @@ class ModelSpec:
 
     @property
     def layers(self) -> int:
-        """Weighted layers as the paper counts them: shortcuts are not counted."""
+        """Weighted layers as the paper counts them: shortcuts are not counted, nor is a stem's depth."""
         return sum(self.depths) * (2 if self.block == "basic" else 3) + 2
 
-    def convs(self) -> Iterator[Conv]:
-        """Every convolution in order, named as in the state dict."""
-        halvings = 1 if self.stem == "imagenet" else 0
-        yield Conv("conv1", 3, self.stem_width, 7 if halvings else 3, 1 + halvings, halvings)
-        halvings *= 2  # the max pool
-        channels = self.stem_width
-        for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True), start=1):
-            for index in range(depth):
-                stride = 2 if stage > 1 and index == 0 else 1
-                yield from self._block(f"layer{stage}.{index}", channels, width, stride, halvings)
-                halvings += stride - 1
-                channels = width * self.expansion
+    def stem_convs(self) -> tuple[Conv, ...]:
+        """The stem's convolutions; `maxpool.0` is one that pools."""
+        channels, stride = (self.channels, *self.stem_channels), 1 if self.small else 2
+        kernel = 7 if self.stem == "imagenet" else 3
+        norm = "bn1" if self.stem_norm else ""
+        names = ["conv1.0", "conv1.3", "conv1.6"] if self.stem == "deep" else ["conv1"]
+        norms = ["conv1.1", "conv1.4", norm] if self.stem == "deep" else [norm]
+        found = [
+            Conv(name=name, in_channels=a, out_channels=b, kernel=kernel, stride=stride if not index else 1,
+                 halvings=stride - 1, norm=after)
+            for index, (name, after, (a, b)) in enumerate(zip(names, norms, pairwise(channels), strict=True))
+        ]  # fmt: skip
+        if self.pool == "conv":
+            last = self.stem_channels[-1]
+            found.append(
+                Conv(name="maxpool.0", in_channels=last, out_channels=last, kernel=3, stride=2,
+                     halvings=self._stem_halvings, norm="maxpool.1")
+            )  # fmt: skip
+        return tuple(found)
 
-    def _block(self, name: str, channels: int, width: int, stride: int, before: int) -> Iterator[Conv]:
-        out, after = width * self.expansion, before + stride - 1
+    def blocks(self) -> Iterator[tuple[str, tuple[Conv, ...]]]:
+        """Every block's name and convolutions, in order; a projection, if any, is the last."""
+        halvings, channels, dilation = self._stem_halvings, self.stem_channels[-1], 1
+        for stage, (depth, stride) in enumerate(zip(self.depths, self.strides(), strict=True)):
+            before = dilation
+            dilation *= 2 if stage >= len(self.depths) - self.dilated else 1
+            for index in range(depth):
+                name = f"layer{stage + 1}.{index}"
+                yield name, tuple(
+                    self._block(name, stage, channels, stride if not index else 1, halvings,
+                                before if not index else dilation)
+                )  # fmt: skip
+                halvings += stride - 1 if not index else 0
+                channels = self.outputs[stage]
+
+    def _block(self, name: str, stage: int, channels: int, stride: int, before: int, dilation: int) -> Iterator[Conv]:
+        width, out, after = self.widths[stage], self.outputs[stage], before + stride - 1
+        pre, blurred = self.preactivation != "none", self.antialias != "none"
         if self.block == "basic":
-            yield Conv(f"{name}.conv1", channels, width, 3, stride, after)
-            yield Conv(f"{name}.conv2", width, out, 3, 1, after)
-        elif self.stride_in == "first":
-            yield Conv(f"{name}.conv1", channels, width, 1, stride, after)
-            yield Conv(f"{name}.conv2", width, width, 3, 1, after)
-            yield Conv(f"{name}.conv3", width, out, 1, 1, after)
+            plan = [(width, 3, True), (out, 3, False)]
         else:
-            yield Conv(f"{name}.conv1", channels, width, 1, 1, before)
-            yield Conv(f"{name}.conv2", width, width, 3, stride, after)
-            yield Conv(f"{name}.conv3", width, out, 1, 1, after)
+            first = self.stride_in == "first"
+            plan = [(width // self.narrowing, 1, first), (width, 3, not first), (out, 1, False)]
+        given, level = channels, before
+        for number, (wide, kernel, strides) in enumerate(plan, start=1):
+            level = after if strides and not blurred else level
+            follows = number + 1 if pre else number
+            yield Conv(
+                name=f"{name}.conv{number}",
+                in_channels=given,
+                out_channels=wide,
+                kernel=kernel,
+                stride=stride if strides and not blurred else 1,
+                halvings=level,
+                groups=self.groups if kernel == 3 else 1,
+                dilation=dilation if kernel == 3 else 1,
+                norm=f"{name}.bn{follows}" if follows <= len(plan) else "",
+            )
+            given, level = wide, after if strides else level
         if self.has_projection(channels, out, stride):
-            yield Conv(f"{name}.downsample.0", channels, out, 1, stride, after)
+            place = 1 if self.shortcut_pool else 0
+            yield Conv(
+                name=f"{name}.downsample.{place}",
+                in_channels=channels,
+                out_channels=out,
+                kernel=self.shortcut_kernel if stride > 1 else 1,
+                stride=1 if self.shortcut_pool else stride,
+                halvings=after,
+                norm="" if pre else f"{name}.downsample.{place + 1}",
+            )
+
+    def convs(self) -> Iterator[Conv]:
+        """Every convolution in order, named as in the state dict; attention's layers are not among them."""
+        yield from self.stem_convs()
+        for _, convs in self.blocks():
+            yield from convs
+
+    def leading_norms(self) -> Iterator[tuple[str, int]]:
+        """Name and channels of every normalisation that no convolution comes right before."""
+        if self.preactivation != "none":
+            for name, convs in self.blocks():
+                yield f"{name}.bn1", convs[0].in_channels
+        if self.final_norm:
+            yield "bn", self.features
 
     def has_projection(self, channels: int, out: int, stride: int) -> bool:
-        """Whether a block's shortcut is a 1x1 convolution (section 3.3): never in A, at changes in B, always in C."""
+        """Whether a block's shortcut is a convolution (section 3.3): never in A, at changes in B, always in C."""
         return self.shortcut == "C" or (self.shortcut == "B" and (channels != out or stride != 1))
+
+    def attention_shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Name and shape of every tensor of the blocks' attention."""
+        for name, _ in self.blocks() if self.attention != "none" else ():
+            stage = int(name[5 : name.index(".")]) - 1
+            channels, squeezed = self.outputs[stage], self.squeezed[stage]
+            if self.attention == "eca":
+                yield f"{name}.se.conv.weight", (1, 1, squeezed)
+                continue
+            yield f"{name}.se.fc1.weight", (squeezed, channels, 1, 1)
+            yield f"{name}.se.fc1.bias", (squeezed,)
+            yield f"{name}.se.fc2.weight", (channels, squeezed, 1, 1)
+            yield f"{name}.se.fc2.bias", (channels,)
+
+    def linears(self) -> Iterator[tuple[str, int, int]]:
+        """Name, inputs and outputs of the classifier's layers."""
+        widths = (self.features, *self.hidden, self.classes)
+        for index, (given, wide) in enumerate(pairwise(widths)):
+            yield f"fc.{2 * index}" if self.hidden else "fc", given, wide
 
     @cached_property
     def params(self) -> int:
-        """Learned parameters: convolutions, batch-norm scale and shift, classifier with bias."""
-        convs = sum(c.in_channels * c.out_channels * c.kernel**2 + 2 * c.out_channels for c in self.convs())
-        return convs + (self.features + 1) * self.classes
+        """Learned parameters: convolutions, scale and shift of normalisation, attention, classifier."""
+        convs = sum(c.parameters + (2 * c.out_channels if c.norm else 0) for c in self.convs())
+        norms = sum(2 * channels for _, channels in self.leading_norms())
+        attention = sum(prod(shape) for _, shape in self.attention_shapes())
+        *rest, (_, given, wide) = self.linears()
+        return convs + norms + attention + sum((a + 1) * b for _, a, b in rest) + (given + self.bias) * wide
 
     def macs(self, height: int | None = None, width: int | None = None) -> int:
-        """Multiply-adds of convolutions and classifier for one pooled forward pass at this size in pixels.
+        """Multiply-adds of convolutions, attention and classifier for one pooled forward pass at this size in pixels.
 
-        Batch norm, bias, pooling and additions are not counted, as in Table 1. Default: the native size.
+        Normalisation, bias, pooling, blur and additions are not counted, as in Table 1. Default: the native size.
         """
         h, w = height or self.native_size, width or self.native_size
-        return self.features * self.classes + sum(
-            c.in_channels * c.out_channels * c.kernel**2 * halve(h, c.halvings) * halve(w, c.halvings)
-            for c in self.convs()
+        convs = sum(c.parameters * halve(h, c.halvings) * halve(w, c.halvings) for c in self.convs())
+        attention = sum(
+            prod(shape) * (self.outputs[int(name[5 : name.index(".")]) - 1] if self.attention == "eca" else 1)
+            for name, shape in self.attention_shapes()
+            if name.endswith("weight")
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for a manifest."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "ModelSpec":
-        """The inverse of `to_dict`; raises UsageError for values no network has."""
-        try:
-            return cls(
-                name=values["name"][:100],
-                block=values["block"],
-                depths=_whole(values["depths"]),
-                widths=_whole(values["widths"]),
-                shortcut=values["shortcut"],
-                stride_in=values["stride_in"],
-                stem=values["stem"],
-                classes=_whole([values["classes"]])[0],
-            )
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise UsageError(f"architecture record is incomplete or malformed: {error!r}") from error
-
-
-def _whole(values: Any) -> tuple[int, ...]:
-    if not isinstance(values, list | tuple) or not all(type(value) is int for value in values):
-        raise TypeError("not whole numbers")
-    return tuple(values)
-
-
-_IMAGENET: Mapping[int, tuple[BlockKind, tuple[int, ...]]] = {
-    18: ("basic", (2, 2, 2, 2)),
-    34: ("basic", (3, 4, 6, 3)),
-    50: ("bottleneck", (3, 4, 6, 3)),
-    101: ("bottleneck", (3, 4, 23, 3)),
-    152: ("bottleneck", (3, 8, 36, 3)),
-}
-_CIFAR_DEPTHS = (20, 32, 44, 56, 110, 1202)
-_NAME = re.compile(r"(resnet|plain)([1-9][0-9]{0,5})(-v1)?(?:-([abc]))?", re.IGNORECASE)
-
-
-def architecture_names() -> tuple[str, ...]:
-    """The paper's networks by name, without the optional `-v1` and `-A`, `-B`, `-C` suffixes."""
-    resnets = [f"resnet{d}" for d in (*_IMAGENET, *_CIFAR_DEPTHS)]
-    return (*resnets, "plain18", "plain34", *(f"plain{d}" for d in _CIFAR_DEPTHS))
-
-
-def spec_from_name(name: str, classes: int | None = None) -> ModelSpec:
-    """The architecture called `resnet50`, `resnet50-v1`, `resnet34-A`, `plain20`, ...
-
-    Shortcuts default to B for ImageNet nets and A for CIFAR nets, classes to 1000 and 10.
-    Raises UnknownNameError for any other name.
-    """
-    match = _NAME.fullmatch(name)
-    family, depth = (match[1].lower(), int(match[2])) if match else ("", 0)
-    if not match or f"{family}{depth}" not in architecture_names():
-        raise UnknownNameError("architecture", name, architecture_names(), "`resnet-infer models` lists them.")
-    imagenet = depth in _IMAGENET
-    block, depths = _IMAGENET[depth] if imagenet else ("basic", ((depth - 2) // 6,) * 3)
-    shortcut: Shortcut = "none" if family == "plain" else "B" if imagenet else "A"
-    if match[4]:
-        if family == "plain":
-            raise UsageError(f"architecture '{name}': a plain network has no shortcuts, so no option {match[4]}")
-        shortcut = match[4].upper()  # type: ignore[assignment]
-    if match[3] and block == "basic":
-        raise UsageError(f"architecture '{name}': -v1 is about bottleneck blocks; {family}{depth} has none")
-    return canonical(
-        ModelSpec(
-            name="",
-            block=block,
-            depths=depths,
-            widths=(64, 128, 256, 512) if imagenet else (16, 32, 64),
-            shortcut=shortcut,
-            stride_in="first" if match[3] else "3x3",
-            stem="imagenet" if imagenet else "cifar",
-            classes=classes or (1000 if imagenet else 10),
-        )
-    )
-
-
-def canonical(spec: ModelSpec) -> ModelSpec:
-    """The same network under its usual name: family, layers, and a suffix where it departs from the default."""
-    family = "plain" if spec.shortcut == "none" else "resnet"
-    default = "B" if spec.stem == "imagenet" else "A"
-    v1 = "-v1" if spec.block == "bottleneck" and spec.stride_in == "first" else ""
-    option = "" if spec.shortcut in ("none", default) else f"-{spec.shortcut}"
-    return replace(spec, name=f"{family}{spec.layers}{v1}{option}")
+        return convs + attention + sum(given * wide for _, given, wide in self.linears())

@@ -200,6 +200,11 @@ def protocol_for(
     """
     interpolation = preprocessing.interpolation
     crop = crop or preprocessing.crop
+    if name != "multiscale" and crop % spec.multiple_of:
+        raise UsageError(
+            f"{spec.name} takes crops whose side is a multiple of {spec.multiple_of}: its anti-aliasing and its "
+            f"shortcuts differ by a row elsewhere; give --crop {max(1, crop // spec.multiple_of) * spec.multiple_of}"
+        )
     if name == "single-crop":
         if mirror:
             raise UsageError("single-crop has no mirrored view; --mirror is for ten-crop and multiscale")
@@ -209,7 +214,12 @@ def protocol_for(
         return ten_crop(resize, crop, mirror=mirror is not False, interpolation=interpolation)
     if name != "multiscale":
         raise UsageError(f"unknown protocol '{name}'; choose from {', '.join(PROTOCOL_NAMES)}")
-    scales = scales or (PAPER_SCALES if spec.stem == "imagenet" else CIFAR_SCALES)
+    if spec.multiple_of > 1:
+        raise UsageError(
+            f"{spec.name} takes no whole images, only sides that are multiples of {spec.multiple_of}: its anti-aliasing "
+            "and its shortcuts differ by a row elsewhere; test it by single-crop or ten-crop"
+        )
+    scales = scales or (PAPER_SCALES if spec.family == "imagenet" else CIFAR_SCALES)
     average = average or "window-softmax"
     if average != "gap" and min(scales) < spec.min_dense_side:
         raise UsageError(

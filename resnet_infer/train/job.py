@@ -11,7 +11,8 @@ from resnet_infer.backends.devices import torch_device
 from resnet_infer.data.classes import class_indices, labels_of
 from resnet_infer.data.source import Source, Subset
 from resnet_infer.errors import UsageError
-from resnet_infer.spec.architectures import ModelSpec, spec_from_name
+from resnet_infer.spec.architectures import ModelSpec
+from resnet_infer.spec.catalogue import spec_from_name
 from resnet_infer.spec.labels import Labels
 from resnet_infer.train import state as saved
 from resnet_infer.train.fingerprint import Fingerprint, fingerprint

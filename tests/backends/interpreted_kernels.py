@@ -16,7 +16,8 @@ from resnet_infer.backends.stem_kernels import max_pool, square_weight, squares
 from resnet_infer.model.fold import fold_batch_norm
 from resnet_infer.model.heads import with_head
 from resnet_infer.model.resnet import ResNet
-from resnet_infer.spec.architectures import ModelSpec, spec_from_name
+from resnet_infer.spec.architectures import ModelSpec
+from resnet_infer.spec.catalogue import spec_from_name
 from resnet_infer.spec.preprocessing import Preprocessing
 
 SMALL = replace(spec_from_name("resnet50"), name="small", depths=(2, 1), widths=(64, 128), classes=10)

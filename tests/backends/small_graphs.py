@@ -13,7 +13,7 @@ from resnet_infer.backends.load import open_model
 from resnet_infer.backends.onnx_file import load_graph
 from resnet_infer.errors import ResnetInferError
 from resnet_infer.model.checkpoints import Overrides
-from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.catalogue import spec_from_name
 from resnet_infer.spec.manifest import KEY, Manifest
 from resnet_infer.spec.preprocessing import Preprocessing
 

@@ -11,7 +11,7 @@ import pytest
 
 from resnet_infer.backends.engine_file import read_engine, read_record, write_engine
 from resnet_infer.errors import ArtifactError, ResnetInferError, UsageError
-from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.catalogue import spec_from_name
 from resnet_infer.spec.engine_manifest import EngineRecord, Host, check_host, record_path
 from resnet_infer.spec.labels import CIFAR10_NAMES, Labels
 from resnet_infer.spec.manifest import Manifest

@@ -16,7 +16,8 @@ from resnet_infer.errors import UsageError
 from resnet_infer.model.fold import fold_batch_norm
 from resnet_infer.model.heads import with_head
 from resnet_infer.model.resnet import build
-from resnet_infer.spec.architectures import Head, spec_from_name
+from resnet_infer.spec.architectures import Head
+from resnet_infer.spec.catalogue import spec_from_name
 
 NAMES = ("resnet18.random", "resnet50.random", "resnet50-v1.random", "plain18.random", "resnet20.random")
 """Both blocks, both strides, all shortcuts, none, both stems."""
@@ -33,7 +34,7 @@ def test_fused_blocks_compute_what_the_plain_ones_do(name: str, head: Head) -> N
     checkpoint = random_checkpoint(name)
     net = fold_batch_norm(build(checkpoint.manifest.spec, dict(checkpoint.state_dict)))
     normalize = Normalize(checkpoint.manifest.preprocessing, "cpu")
-    x_BCHW = pixels(2, 225, 240) if net.spec.stem == "imagenet" else pixels(2, 33, 40)
+    x_BCHW = pixels(2, 225, 240) if not net.spec.small else pixels(2, 33, 40)
     with torch.inference_mode():
         expected = with_head(net, head)(normalize(x_BCHW))
         actual = with_head(fused.FusedResNet(net, normalize, torch.float32, 224, kernels=False), head)(x_BCHW)

@@ -15,7 +15,7 @@ from resnet_infer.backends.base import RunOptions
 from resnet_infer.backends.ort import MAX_GRAPHS, OrtBackend
 from resnet_infer.backends.ort_session import EXECUTION_PROVIDERS
 from resnet_infer.errors import OutOfMemory
-from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.catalogue import spec_from_name
 from resnet_infer.spec.manifest import Manifest
 from resnet_infer.spec.preprocessing import Preprocessing
 

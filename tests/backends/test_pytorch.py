@@ -11,7 +11,8 @@ from resnet_infer.backends.pytorch import TorchBackend
 from resnet_infer.errors import BackendError, OutOfMemory, UsageError
 from resnet_infer.model.checkpoints import Checkpoint
 from resnet_infer.model.resnet import build
-from resnet_infer.spec.architectures import Head, spec_from_name
+from resnet_infer.spec.architectures import Head
+from resnet_infer.spec.catalogue import spec_from_name
 from resnet_infer.spec.manifest import Manifest
 from resnet_infer.spec.preprocessing import Preprocessing
 

@@ -15,7 +15,7 @@ from resnet_infer.backends.tensorrt_api import find_flavour, load_flavour
 from resnet_infer.backends.trt import TensorRTBackend
 from resnet_infer.backends.trt_launch import MAX_GRAPHS
 from resnet_infer.errors import BackendError, OutOfMemory
-from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.catalogue import spec_from_name
 from resnet_infer.spec.engine_manifest import EngineRecord
 from resnet_infer.spec.manifest import Manifest
 from resnet_infer.spec.preprocessing import Preprocessing

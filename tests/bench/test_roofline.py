@@ -4,7 +4,7 @@ import pytest
 
 from resnet_infer.backends.base import Fusion
 from resnet_infer.bench.roofline import kernels, roof
-from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.catalogue import spec_from_name
 
 NETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 FUSED_MB = (12.9, 19.2, 56.8, 84.1, 117.8)

@@ -13,7 +13,7 @@ from PIL import Image
 from resnet_infer.data.open import open_source
 from resnet_infer.model.checkpoints import save_checkpoint
 from resnet_infer.model.resnet import ResNet, build
-from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.catalogue import spec_from_name
 from resnet_infer.spec.labels import Labels, imagenet1k
 from resnet_infer.spec.manifest import Manifest
 from resnet_infer.spec.preprocessing import Preprocessing

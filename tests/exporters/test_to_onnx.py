@@ -18,7 +18,7 @@ from resnet_infer.exporters.to_onnx import export_onnx
 from resnet_infer.model.checkpoints import Checkpoint, Overrides
 from resnet_infer.model.heads import with_head
 from resnet_infer.model.resnet import build
-from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.catalogue import spec_from_name
 from resnet_infer.spec.labels import Labels
 from resnet_infer.spec.manifest import Manifest
 from resnet_infer.spec.preprocessing import Preprocessing

@@ -31,7 +31,8 @@ from resnet_infer.exporters.to_tensorrt import build_engine
 from resnet_infer.model.checkpoints import Checkpoint
 from resnet_infer.model.resnet import ResNet
 from resnet_infer.spec import manifest as manifests
-from resnet_infer.spec.architectures import Head, spec_from_name
+from resnet_infer.spec.architectures import Head
+from resnet_infer.spec.catalogue import spec_from_name
 from resnet_infer.spec.engine_manifest import EngineRecord, record_path
 from resnet_infer.spec.manifest import Manifest
 from resnet_infer.spec.precisions import QUANTIZED, Precision, summary

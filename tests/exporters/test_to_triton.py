@@ -21,7 +21,7 @@ from resnet_infer.exporters.to_triton import export_triton
 from resnet_infer.model.checkpoints import Checkpoint
 from resnet_infer.model.resnet import build
 from resnet_infer.spec import manifest as manifests
-from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.catalogue import spec_from_name
 from resnet_infer.spec.labels import Labels
 from resnet_infer.spec.manifest import Manifest
 from resnet_infer.spec.preprocessing import Preprocessing

@@ -20,7 +20,7 @@ from resnet_infer.data.source import Source
 from resnet_infer.errors import ArtifactError, CheckpointError, DataError, ImageError, UsageError
 from resnet_infer.model.checkpoints import load_checkpoint
 from resnet_infer.pipeline.decode import decode
-from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.catalogue import spec_from_name
 from resnet_infer.spec.engine_manifest import EngineRecord
 from resnet_infer.spec.labels import labels_from_file
 from resnet_infer.spec.manifest import KEY, Manifest

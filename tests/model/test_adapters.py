@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from resnet_infer.errors import CheckpointError
-from resnet_infer.model.adapters import conform, expected_shapes, read_architecture, unwrap
+from resnet_infer.model.adapters import conform, expected_shapes, read_architecture
 from resnet_infer.model.checkpoints import Overrides, load_checkpoint
+from resnet_infer.model.layouts import unwrap
 from resnet_infer.model.resnet import ResNet, build
-from resnet_infer.spec.architectures import architecture_names, spec_from_name
+from resnet_infer.spec.catalogue import architecture_names, spec_from_name
 from resnet_infer.spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 StateDict = dict[str, Tensor]

@@ -27,7 +27,7 @@ from resnet_infer.model.checkpoints import (
 )
 from resnet_infer.model.digest import tensors_sha256
 from resnet_infer.model.resnet import ResNet, build
-from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.catalogue import spec_from_name
 from resnet_infer.spec.labels import CIFAR10_NAMES, Labels, imagenet1k
 from resnet_infer.spec.manifest import Manifest
 from resnet_infer.spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing

@@ -17,7 +17,7 @@ from resnet_infer.errors import DownloadError, UsageError
 from resnet_infer.files import sha256_of
 from resnet_infer.model.checkpoints import Overrides, load_checkpoint
 from resnet_infer.model.download import MIRROR, HttpsOnly, weights_file
-from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.catalogue import spec_from_name
 from resnet_infer.spec.labels import imagenet1k
 from resnet_infer.spec.preprocessing import Preprocessing
 from resnet_infer.spec.registry import PUBLISHED, Published

@@ -11,7 +11,7 @@ from resnet_infer.errors import CheckpointError
 from resnet_infer.model.adapters import conform
 from resnet_infer.model.checkpoints import load_checkpoint
 from resnet_infer.model.resnet import ResNet
-from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.catalogue import spec_from_name
 
 StateDict = dict[str, Tensor]
 

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from resnet_infer.model.adapters import conform, read_architecture, unwrap
+from resnet_infer.model.adapters import conform, read_architecture
+from resnet_infer.model.layouts import unwrap
 from resnet_infer.model.resnet import Block, PaddedShortcut, ResNet, build
-from resnet_infer.spec.architectures import architecture_names, spec_from_name
+from resnet_infer.spec.catalogue import architecture_names, spec_from_name
 
 
 @pytest.fixture(autouse=True)

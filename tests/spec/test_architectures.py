@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from resnet_infer.errors import UnknownNameError, UsageError
 from resnet_infer.model.resnet import ResNet
-from resnet_infer.spec.architectures import ModelSpec, architecture_names, halve, spec_from_name
+from resnet_infer.spec.architectures import ModelSpec, halve
+from resnet_infer.spec.catalogue import architecture_names, spec_from_name
 
 PARAMS = {
     "plain18": 11_515_688,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from resnet_infer.errors import ArtifactError
 from resnet_infer.spec import engine_manifest
-from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.catalogue import spec_from_name
 from resnet_infer.spec.engine_manifest import Capability, EngineRecord, Host, check_file, check_host, misfits
 from resnet_infer.spec.labels import CIFAR10_NAMES, Labels
 from resnet_infer.spec.manifest import Manifest

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resnet_infer.errors import ArtifactError
-from resnet_infer.spec.architectures import architecture_names, spec_from_name
+from resnet_infer.spec.catalogue import architecture_names, spec_from_name
 from resnet_infer.spec.labels import CIFAR10_NAMES, Labels, imagenet1k
 from resnet_infer.spec.manifest import MAX_DEPTH, MAX_TEXT, Manifest
 from resnet_infer.spec.preprocessing import Preprocessing

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from resnet_infer.errors import UsageError
-from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.catalogue import spec_from_name
 from resnet_infer.spec.preprocessing import Preprocessing
 from resnet_infer.spec.protocols import (
     CIFAR_SCALES,

@@ -8,7 +8,7 @@ from torchvision.models import Weights
 
 from resnet_infer.errors import UnknownNameError
 from resnet_infer.files import cache_folder
-from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.catalogue import spec_from_name
 from resnet_infer.spec.registry import (
     DEFAULT_MODEL,
     PAPER_CIFAR10,

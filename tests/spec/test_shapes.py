@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resnet_infer.errors import UsageError
-from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.catalogue import spec_from_name
 from resnet_infer.spec.protocols import CIFAR_SCALES, PAPER_SCALES, Protocol, multi_scale, single_crop, ten_crop
 from resnet_infer.spec.shapes import ANY, BatchRange, Shape, ShapeRange, profiles_for, range_for
 

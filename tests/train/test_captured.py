@@ -10,7 +10,7 @@ from torch import Tensor
 
 from resnet_infer.backends.base import Normalize
 from resnet_infer.model.resnet import ResNet
-from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.catalogue import spec_from_name
 from resnet_infer.train import network
 from resnet_infer.train.images import Batch, InMemory
 from resnet_infer.train.recipe import RECIPES, Recipe

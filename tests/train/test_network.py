@@ -15,7 +15,7 @@ from resnet_infer.errors import UsageError
 from resnet_infer.exporters.to_onnx import export_onnx
 from resnet_infer.model.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from resnet_infer.model.resnet import ResNet, build
-from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.catalogue import spec_from_name
 from resnet_infer.train import network
 from resnet_infer.train.images import Batch, InMemory, read_into_memory
 from resnet_infer.train.recipe import RECIPES, Recipe

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from resnet_infer.errors import UsageError
-from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.catalogue import spec_from_name
 from resnet_infer.train.recipe import FIELDS, RECIPES, Recipe, recipe_for
 
 RESNET20 = spec_from_name("resnet20")
