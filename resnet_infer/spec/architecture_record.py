@@ -43,7 +43,7 @@ class ArchitectureRecord:
     stride_in: Stride
     """Which convolution of a downsampling bottleneck strides; basic blocks always stride in their first."""
     stem: Stem
-    """`imagenet`: one 7x7 convolution of stride 2; `cifar`: one 3x3 of stride 1; `deep`: three 3x3, of strides 2, 1, 1."""
+    """`imagenet`: a 7x7 convolution of stride 2; `cifar`: a 3x3 of stride 1; `deep`: three 3x3, the first of stride 2."""
     classes: int
     outputs: tuple[int, ...] = ()
     """Channels after a block per stage; by default the widths, times 4 in bottlenecks."""

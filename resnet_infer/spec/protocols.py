@@ -216,8 +216,8 @@ def protocol_for(
         raise UsageError(f"unknown protocol '{name}'; choose from {', '.join(PROTOCOL_NAMES)}")
     if spec.multiple_of > 1:
         raise UsageError(
-            f"{spec.name} takes no whole images, only sides that are multiples of {spec.multiple_of}: its anti-aliasing "
-            "and its shortcuts differ by a row elsewhere; test it by single-crop or ten-crop"
+            f"{spec.name} takes no whole images, only sides that are multiples of {spec.multiple_of}: anti-aliasing "
+            "and shortcuts differ by a row elsewhere; test it by single-crop or ten-crop"
         )
     scales = scales or (PAPER_SCALES if spec.family == "imagenet" else CIFAR_SCALES)
     average = average or "window-softmax"
