@@ -59,7 +59,7 @@ def fused_resnet(net: ResNet, normalize: Normalize, dtype: torch.dtype, crop: in
 
 def has_kernels(spec: ModelSpec, device: torch.device) -> bool:
     """Whether our own kernels take this network: Triton is for compute capability 8.0 and later."""
-    widths = (*spec.stem_channels, *spec.widths)
+    widths = (*spec.stem_outputs, *spec.widths)
     return (
         importlib.util.find_spec("triton") is not None
         and torch.cuda.get_device_capability(device) >= (8, 0)

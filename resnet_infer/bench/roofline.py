@@ -73,8 +73,8 @@ def kernels(spec: ModelSpec, height: int, width: int, fusion: Fusion, *, pad_ste
     for conv in spec.stem_convs():
         yield from one(conv, read)
         read = size(conv)
-    if spec.pool == "max":
-        pooled = spec.stem_channels[-1] * halve(height, stem.halvings + 1) * halve(width, stem.halvings + 1)
+    if spec.pooling == "max":
+        pooled = spec.stem_outputs[-1] * halve(height, stem.halvings + 1) * halve(width, stem.halvings + 1)
         yield Kernel("maxpool", 0, read + pooled)
         read = pooled
     block_input = read

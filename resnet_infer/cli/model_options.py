@@ -43,6 +43,7 @@ class Input:
             mean=_triple("--mean", self.mean),
             std=_triple("--std", self.std),
             labels=labels_from_file(self.labels) if self.labels else None,
+            head_from=getattr(self, "head_from", None),
             verify=not self.no_verify,
         )
 
@@ -53,7 +54,13 @@ class Checkpoint(Input):
 
     arch: Annotated[
         str | None,
-        typer.Option(help="Architecture, if the file does not determine it: resnet50-v1, plain20.", metavar="NAME"),
+        typer.Option(
+            help="Architecture, if the file does not determine it: resnet50-v1, resnet18-cifar,pool=max, stride=first.",
+            metavar="NAME",
+        ),
+    ] = None
+    head_from: Annotated[
+        Path | None, typer.Option("--head-from", help="File with the classifier, for weights without.", metavar="FILE")
     ] = None
 
 

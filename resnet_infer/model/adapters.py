@@ -18,7 +18,7 @@ _BLOCK = re.compile(r"layer([0-9]+)\.([0-9]+)\.")
 
 
 def read_architecture(tensors: Mapping[str, Tensor], where: str) -> ModelSpec:
-    """The architecture these tensors belong to; what they do not tell (`untold`) is taken for what is usual.
+    """The architecture these tensors belong to; what they do not tell (`untold.untold`) is taken for what is usual.
 
     Raises CheckpointError naming what is missing, or what no network of the family has.
     """
@@ -99,24 +99,6 @@ def _option(projections: Mapping[str, Tensor]) -> Shortcut:
     return "B" if all(needed) else "C"
 
 
-def untold(spec: ModelSpec) -> str:
-    """What the tensors of such a network do not tell, and `read_architecture` takes for what is usual."""
-    said = []
-    if spec.block == "bottleneck":
-        said.append("stride in the 3x3" if spec.stride_in == "3x3" else "stride in the first 1x1")
-    if spec.pool != "conv":
-        said.append("max pooling after the stem" if spec.pool == "max" else "no pooling after the stem")
-    if spec.shortcut in ("A", "none"):
-        said.append("shortcuts of option A" if spec.shortcut == "A" else "no shortcuts")
-    if spec.preactivation == "none":
-        blur = {"none": "no anti-aliasing", "blur": "blur pooling", "average": "average anti-aliasing"}
-        said.append(blur[spec.antialias])
-    else:
-        said.append("projections of " + ("activated inputs" if spec.preactivation == "activated" else "raw inputs"))
-    said.append({"relu": "ReLU", "silu": "SiLU", "gelu": "GELU", "leaky-relu": "leaky ReLU"}[spec.activation])
-    return ", ".join(said)
-
-
 def _classifier(tensors: Mapping[str, Tensor], where: str) -> Tensor:
     names = _linears(tensors)
     if not names:
@@ -184,7 +166,9 @@ def _stages(tensors: Mapping[str, Tensor], where: str) -> dict[int, int]:
             if max(len(match[1]), len(match[2])) > len(str(MAX_BLOCKS_PER_STAGE)):
                 raise CheckpointError(f"{where}: not a ResNet: it has a tensor {key[:60]}")
             found.setdefault(int(match[1]), set()).add(int(match[2]))
-    if not found or max(found) != len(found) or 0 in found:
+    if 0 in found or not found:
+        raise CheckpointError(f"{where}: not a ResNet: its stages are not layer1, layer2, ...")
+    if max(found) != len(found):
         missing = next(n for n in range(1, len(found) + 2) if n not in found)
         raise CheckpointError(f"{where}: not a ResNet: layer{missing} is missing")
     for stage, blocks in found.items():

@@ -1,20 +1,11 @@
 """Checkpoints: weights with their architecture, preprocessing, labels and origin, loaded without running code."""
 
-import argparse
 import hashlib
-import io
-import itertools
-import json
-import pickle
-import struct
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import safetensors
 import safetensors.torch
-import torch
 from torch import Tensor
 
 from resnet_infer.console import note
@@ -23,16 +14,16 @@ from resnet_infer.files import replacing
 from resnet_infer.model.adapters import conform, read_architecture
 from resnet_infer.model.digest import tensors_sha256
 from resnet_infer.model.download import weights_file
-from resnet_infer.model.layouts import StateDict, unwrap
+from resnet_infer.model.layouts import StateDict, unwrap, with_classifier
+from resnet_infer.model.untold import asked_for, named_by, untold
+from resnet_infer.model.weights import PICKLED, bytes_of, held_by, load_pickle, read_file
 from resnet_infer.spec import manifest as manifests
 from resnet_infer.spec.architectures import ModelSpec
-from resnet_infer.spec.catalogue import spec_from_name
 from resnet_infer.spec.labels import Labels, default_labels, imagenet1k
 from resnet_infer.spec.manifest import Manifest
 from resnet_infer.spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, Triple
 from resnet_infer.spec.registry import bundled_folders, published
 
-PICKLED = (".pth", ".pt", ".th", ".ckpt", ".bin", ".tar", ".pkl")
 SUFFIXES = (".safetensors", *PICKLED)
 
 
@@ -44,6 +35,8 @@ class Overrides:
     mean: Triple | None = None
     std: Triple | None = None
     labels: Labels | None = None
+    head_from: Path | None = None
+    """A file with the classifier, for weights without one."""
     verify: bool = True
     """Whether checksums in the file must be right."""
 
@@ -100,8 +93,9 @@ def load_checkpoint(model: str, overrides: Overrides | None = None) -> Checkpoin
         )
     card = published(model)
     path = weights_file(card)
-    data = _bytes_of(path)
-    spec, state_dict = _network(unwrap(_load_pickle(data, path), model), overrides.arch or card.architecture, model)
+    data = bytes_of(path)
+    overrides = replace(overrides, arch=overrides.arch or card.architecture)
+    spec, state_dict, _ = _network(unwrap(load_pickle(data, path), model), overrides, model)
     digest = hashlib.sha256(data).hexdigest()
     if not digest.startswith(card.sha256_prefix):
         raise CheckpointError(f"{path}: was replaced while it was opened; open it again")
@@ -129,9 +123,9 @@ def _from_file(path: Path, overrides: Overrides) -> Checkpoint:
         raise UsageError(f"{path}: no such file; give a weights file, or a key that `resnet-infer models` lists")
     tensors, manifest, digest = read_file(path, verify=overrides.verify)
     if manifest and not overrides.arch:
-        spec, state_dict = manifest.spec, conform(tensors, manifest.spec, str(path))
+        spec, state_dict, known = manifest.spec, conform(tensors, manifest.spec, str(path)), ""
     else:
-        spec, state_dict = _network(tensors, overrides.arch, str(path))
+        spec, state_dict, known = _network(tensors, overrides, str(path))
     if manifest is None:
         manifest = Manifest(
             spec=spec,
@@ -139,92 +133,26 @@ def _from_file(path: Path, overrides: Overrides) -> Checkpoint:
             labels=default_labels(spec.classes, spec.family),
             source=path.name,
             source_sha256=digest,
+            extra={"architecture": known},
         )
     manifest = overrides.applied_to(replace(manifest, spec=spec), str(path))
     return Checkpoint(name=path.name, manifest=manifest, state_dict=state_dict, file=path, sha256=digest)
 
 
-def read_file(path: Path, *, verify: bool = True) -> tuple[StateDict, Manifest | None, str]:
-    """The tensors of a weights file under our names, its manifest if it is one of ours, and the SHA-256 of its bytes.
-
-    All three are of the same bytes, even if the file is replaced meanwhile. Raises CheckpointError or ArtifactError,
-    with `verify` also where checksums in the file are wrong.
-    """
-    data = _bytes_of(path)
-    digest = hashlib.sha256(data).hexdigest()
-    if path.suffix.lower() in PICKLED:
-        return unwrap(_load_pickle(data, path), str(path)), None, digest
-    try:
-        tensors = safetensors.torch.load(data)
-        length = int.from_bytes(data[:8], "little")
-        metadata = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
-    except (OSError, ValueError, AttributeError, RecursionError, safetensors.SafetensorError) as error:
-        raise CheckpointError(
-            f"{path}: not a safetensors file, or damaged ({error}); download or save it again"
-        ) from error
-    text = metadata.get(manifests.KEY)
-    manifest = Manifest.from_json(text, str(path), verify=verify) if text else None
-    if verify and manifest and manifest.weights_sha256 not in ("", tensors_sha256(tensors)):
-        raise CheckpointError(
-            f"{path}: its weights are not those that it was saved with (the checksum differs): damaged, or changed by "
-            f"another tool; copy or save it again {manifests.UNVERIFIED}"
-        )
-    return unwrap(tensors, str(path)), manifest, digest
-
-
-def _bytes_of(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
-
-
-def _load_pickle(data: bytes, path: Path) -> object:
-    _check_packing(data, path)
-    # torchvision's own training script stores its argparse.Namespace, which is plain data.
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            loaded: object = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-            return loaded
-    except pickle.UnpicklingError as error:
-        if "nsupported" in str(error) and (wanted := _global_in(str(error))):
-            raise CheckpointError(
-                f"{path}: loading it would run code ({wanted}), so it was not loaded; from a source you trust, "
-                "save model.state_dict() alone"
-            ) from error
-        raise CheckpointError(f"{path}: not a PyTorch checkpoint, or damaged; download or save it again") from error
-    except Exception as error:  # the unpickler raises whatever a damaged file leads it to
-        raise CheckpointError(
-            f"{path}: not a PyTorch checkpoint, or truncated ({type(error).__name__}); download or save it again"
-        ) from error
-
-
-def _check_packing(data: bytes, path: Path) -> None:
-    """Raise CheckpointError for a zip that unpacks to more than it is: torch stores, and inflates without bound."""
-    if not data.startswith(b"PK\x03\x04"):
-        return
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
-        raise CheckpointError(f"{path}: not a PyTorch checkpoint, or truncated; download or save it again") from error
-    if unpacked > len(data):
-        raise CheckpointError(f"{path}: is packed, to {unpacked:,} bytes; torch.save stores: save it again")
-
-
-def _global_in(message: str) -> str:
-    words = message.replace("`", " ").split()
-    for before, word in itertools.pairwise(words):
-        if before in ("GLOBAL", "global:", "class", "function", "operand") and word != "GLOBAL":
-            return word.strip(".,")[:100]
-    return "an object other than tensors"
-
-
-def _network(tensors: StateDict, arch: str | None, where: str) -> tuple[ModelSpec, StateDict]:
-    spec = read_architecture(tensors, where)
-    if arch:
-        spec = spec_from_name(arch, classes=spec.classes)
-    return spec, conform(tensors, spec, where)
+def _network(tensors: StateDict, overrides: Overrides, where: str) -> tuple[ModelSpec, StateDict, str]:
+    """The architecture that was asked for, or that the file's name and the tensors tell; and how it is known."""
+    if overrides.head_from:
+        tensors = with_classifier(tensors, held_by(overrides.head_from), str(overrides.head_from))
+    read = read_architecture(tensors, where)
+    if overrides.arch:
+        spec, known = asked_for(overrides.arch, read), "as asked for"
+    elif named := named_by(where, read):
+        spec, known = named, f"by the file's name; assumed: {untold(named)}"
+        note(f"{where}: taken for a {spec.name} by its name, with {untold(spec)}; --arch says otherwise")
+    else:
+        spec, known = read, f"read off the tensors; assumed: {untold(read)}"
+        note(f"{where}: a {spec.name} by its tensors, which do not tell {untold(spec)}; --arch says otherwise")
+    return spec, conform(tensors, spec, where), known
 
 
 def native_preprocessing(spec: ModelSpec, mean: Triple, std: Triple) -> Preprocessing:

@@ -70,6 +70,22 @@ def unwrap(loaded: object, where: str) -> StateDict:
     return _in_order(_network(tensors, where), where)
 
 
+def with_classifier(tensors: StateDict, loaded: object, where: str) -> StateDict:
+    """The tensors with the classifier that another file holds; raises CheckpointError if it has none."""
+    inner = loaded
+    for _ in range(MAX_WRAPPINGS):
+        if isinstance(inner, Mapping) and (found := [inner[w] for w in WRAPPINGS if _holds_mapping(inner, w)]):
+            inner = found[0]
+    held = {_without(k): v for k, v in inner.items() if isinstance(v, Tensor)} if isinstance(inner, Mapping) else {}
+    for prefix in sorted(
+        {key[: key.index(name)] for key in held for name in _CLASSIFIERS if f"{name}." in key}, key=len
+    ):
+        near = {key.removeprefix(prefix): tensor for key, tensor in held.items() if key.startswith(prefix)}
+        if head := _classifier(near):
+            return {k: v for k, v in tensors.items() if not k.startswith("fc.")} | _moved(near, head)
+    raise CheckpointError(f"{where}: has no classifier: fc.weight is missing")
+
+
 def _holds_mapping(loaded: Mapping[Any, Any], key: str) -> bool:
     return isinstance(loaded.get(key), Mapping)
 

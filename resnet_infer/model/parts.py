@@ -50,7 +50,7 @@ def attention(spec: ModelSpec, stage: int) -> nn.Module | None:
     """What weighs the channels of a branch, named as in timm; None without."""
     if spec.attention == "none":
         return None
-    channels, squeezed = spec.outputs[stage], spec.squeezed[stage]
+    channels, squeezed = spec.block_outputs[stage], spec.squeezed[stage]
     return SqueezeExcite(channels, squeezed) if spec.attention == "se" else EfficientChannelAttention(squeezed)
 
 

@@ -107,7 +107,7 @@ class ResNet(nn.Module):
             for conv in stem[:-1]:
                 parts += [conv_of(conv), norm_of(spec, conv.out_channels), _Activation(spec)]
             self.conv1 = nn.Sequential(*parts, conv_of(stem[-1]))
-        self.bn1 = norm_of(spec, spec.stem_channels[-1]) if spec.stem_norm else None
+        self.bn1 = norm_of(spec, spec.stem_outputs[-1]) if spec.stem_norm else None
         self.maxpool = _stem_pool(spec)
         self.stages: list[str] = []
         blocks: dict[str, list[Block]] = {}
@@ -166,10 +166,10 @@ class _Activation(nn.Module):
 
 
 def _stem_pool(spec: ModelSpec) -> nn.Module:
-    channels = spec.stem_channels[-1]
-    if spec.pool == "none":
+    channels = spec.stem_outputs[-1]
+    if spec.pooling == "none":
         return nn.Identity()
-    if spec.pool == "conv":
+    if spec.pooling == "conv":
         return nn.Sequential(conv_of(spec.stem_convs()[-1]), norm_of(spec, channels), _Activation(spec))
     blur = antialiased(spec, channels)
     if blur is None:

@@ -43,18 +43,18 @@ class ArchitectureRecord:
     stride_in: Stride
     """Which convolution of a downsampling bottleneck strides; basic blocks always stride in their first."""
     stem: Stem
-    """`imagenet`: a 7x7 convolution of stride 2; `cifar`: a 3x3 of stride 1; `deep`: three 3x3, the first of stride 2."""
+    """`imagenet`: a 7x7 convolution of stride 2; `cifar`: a 3x3 of stride 1; `deep`: three 3x3 of strides 2, 1, 1."""
     classes: int
     outputs: tuple[int, ...] = ()
-    """Channels after a block per stage; by default the widths, times 4 in bottlenecks."""
+    """Channels after a block per stage, where they are not the widths, times 4 in bottlenecks."""
     groups: int = 1
     """Of the 3x3 convolutions (ResNeXt's cardinality)."""
     narrowing: int = 1
     """By how much a bottleneck's first convolution is narrower than its 3x3: 2 in SENet-154."""
     stem_channels: tuple[int, ...] = ()
-    """After each convolution of the stem; by default one, the first width."""
+    """Channels after each convolution of the stem, where they are not the first width."""
     pool: Pool | Literal[""] = ""
-    """What halves the map after the stem; by default `max` but for the cifar stem, `none` there."""
+    """What halves the map after the stem, where it is not `max`, or `none` after the cifar stem."""
     antialias: Antialias = "none"
     """What does a stride's work after a convolution of stride 1: a [1 2 1] blur (Zhang 2019), or a mean of 2x2."""
     shortcut_pool: bool = False
@@ -84,14 +84,38 @@ class ArchitectureRecord:
 
     def __post_init__(self) -> None:
         self._check_words()
-        defaults = {
-            "outputs": self.outputs or tuple(width * EXPANSION[self.block] for width in self.widths),
-            "stem_channels": self.stem_channels or self.widths[:1] * (3 if self.stem == "deep" else 1),
-            "pool": self.pool or ("none" if self.stem == "cifar" else "max"),
-        }
-        for field, value in defaults.items():
-            object.__setattr__(self, field, value)
+        usual = {"outputs": self._usual_outputs, "stem_channels": self._usual_stem, "pool": self._usual_pool}
+        for field, value in usual.items():  # what is usual is left out, so that equal networks are equal
+            if getattr(self, field) == value:
+                object.__setattr__(self, field, "" if field == "pool" else ())
         self._check_numbers()
+
+    @property
+    def _usual_outputs(self) -> tuple[int, ...]:
+        return tuple(width * EXPANSION[self.block] for width in self.widths)
+
+    @property
+    def _usual_stem(self) -> tuple[int, ...]:
+        return self.widths[:1] * (3 if self.stem == "deep" else 1)
+
+    @property
+    def _usual_pool(self) -> Pool:
+        return "none" if self.stem == "cifar" else "max"
+
+    @property
+    def block_outputs(self) -> tuple[int, ...]:
+        """Channels after a block per stage."""
+        return self.outputs or self._usual_outputs
+
+    @property
+    def stem_outputs(self) -> tuple[int, ...]:
+        """Channels after each convolution of the stem."""
+        return self.stem_channels or self._usual_stem
+
+    @property
+    def pooling(self) -> Pool:
+        """What halves the map after the stem."""
+        return self.pool or self._usual_pool
 
     def _check_words(self) -> None:
         known = {
@@ -107,17 +131,17 @@ class ArchitectureRecord:
 
     def _check_numbers(self) -> None:
         where, stages = f"architecture '{self.name}'", len(self.depths)
-        if not 1 <= stages <= 8 or {len(self.widths), len(self.outputs)} != {stages}:
+        if not 1 <= stages <= 8 or {len(self.widths), len(self.block_outputs)} != {stages}:
             raise UsageError(f"{where}: needs one width per stage, 1 to 8 stages")
         if len(self.squeezed) != (0 if self.attention == "none" else stages) or not 0 <= self.dilated < stages:
             raise UsageError(
                 f"{where}: needs one squeezed width per stage with attention, and dilates all but the first"
             )
-        if len(self.stem_channels) != (3 if self.stem == "deep" else 1) or len(self.hidden) > 4:
+        if len(self.stem_outputs) != (3 if self.stem == "deep" else 1) or len(self.hidden) > 4:
             raise UsageError(f"{where}: needs one number of channels for every convolution of the stem")
         if not all(1 <= depth <= MAX_BLOCKS_PER_STAGE for depth in self.depths):
             raise UsageError(f"{where}: blocks per stage must be 1..{MAX_BLOCKS_PER_STAGE}")
-        counts = (*self.widths, *self.outputs, *self.stem_channels, *self.squeezed, *self.hidden)
+        counts = (*self.widths, *self.block_outputs, *self.stem_outputs, *self.squeezed, *self.hidden)
         if not all(1 <= count <= MAX_CHANNELS for count in counts) or not 1 <= self.classes <= 10**6:
             raise UsageError(f"{where}: widths or classes out of range")
         if self.groups < 1 or self.narrowing < 1 or any(w % (self.groups * self.narrowing) for w in self.widths):

@@ -70,7 +70,7 @@ class ModelSpec(ArchitectureRecord):
     @property
     def features(self) -> int:
         """Channels of the last feature map, which the classifier reads."""
-        return self.outputs[-1]
+        return self.block_outputs[-1]
 
     @property
     def native_size(self) -> int:
@@ -89,7 +89,7 @@ class ModelSpec(ArchitectureRecord):
 
     @property
     def _stem_halvings(self) -> int:
-        return (self.stem != "cifar") + (self.pool != "none")
+        return (self.stem != "cifar") + (self.pooling != "none")
 
     @property
     def _halvings(self) -> int:
@@ -116,7 +116,7 @@ class ModelSpec(ArchitectureRecord):
 
     def stem_convs(self) -> tuple[Conv, ...]:
         """The stem's convolutions; `maxpool.0` is one that pools."""
-        channels, stride = (self.channels, *self.stem_channels), 1 if self.small else 2
+        channels, stride = (self.channels, *self.stem_outputs), 1 if self.small else 2
         kernel = 7 if self.stem == "imagenet" else 3
         norm = "bn1" if self.stem_norm else ""
         names = ["conv1.0", "conv1.3", "conv1.6"] if self.stem == "deep" else ["conv1"]
@@ -126,8 +126,8 @@ class ModelSpec(ArchitectureRecord):
                  halvings=stride - 1, norm=after)
             for index, (name, after, (a, b)) in enumerate(zip(names, norms, pairwise(channels), strict=True))
         ]  # fmt: skip
-        if self.pool == "conv":
-            last = self.stem_channels[-1]
+        if self.pooling == "conv":
+            last = self.stem_outputs[-1]
             found.append(
                 Conv(name="maxpool.0", in_channels=last, out_channels=last, kernel=3, stride=2,
                      halvings=self._stem_halvings, norm="maxpool.1")
@@ -136,7 +136,7 @@ class ModelSpec(ArchitectureRecord):
 
     def blocks(self) -> Iterator[tuple[str, tuple[Conv, ...]]]:
         """Every block's name and convolutions, in order; a projection, if any, is the last."""
-        halvings, channels, dilation = self._stem_halvings, self.stem_channels[-1], 1
+        halvings, channels, dilation = self._stem_halvings, self.stem_outputs[-1], 1
         for stage, (depth, stride) in enumerate(zip(self.depths, self.strides(), strict=True)):
             before = dilation
             dilation *= 2 if stage >= len(self.depths) - self.dilated else 1
@@ -147,10 +147,10 @@ class ModelSpec(ArchitectureRecord):
                                 before if not index else dilation)
                 )  # fmt: skip
                 halvings += stride - 1 if not index else 0
-                channels = self.outputs[stage]
+                channels = self.block_outputs[stage]
 
     def _block(self, name: str, stage: int, channels: int, stride: int, before: int, dilation: int) -> Iterator[Conv]:
-        width, out, after = self.widths[stage], self.outputs[stage], before + stride - 1
+        width, out, after = self.widths[stage], self.block_outputs[stage], before + stride - 1
         pre, blurred = self.preactivation != "none", self.antialias != "none"
         if self.block == "basic":
             plan = [(width, 3, True), (out, 3, False)]
@@ -207,7 +207,7 @@ class ModelSpec(ArchitectureRecord):
         """Name and shape of every tensor of the blocks' attention."""
         for name, _ in self.blocks() if self.attention != "none" else ():
             stage = int(name[5 : name.index(".")]) - 1
-            channels, squeezed = self.outputs[stage], self.squeezed[stage]
+            channels, squeezed = self.block_outputs[stage], self.squeezed[stage]
             if self.attention == "eca":
                 yield f"{name}.se.conv.weight", (1, 1, squeezed)
                 continue
@@ -239,7 +239,7 @@ class ModelSpec(ArchitectureRecord):
         h, w = height or self.native_size, width or self.native_size
         convs = sum(c.parameters * halve(h, c.halvings) * halve(w, c.halvings) for c in self.convs())
         attention = sum(
-            prod(shape) * (self.outputs[int(name[5 : name.index(".")]) - 1] if self.attention == "eca" else 1)
+            prod(shape) * (self.block_outputs[int(name[5 : name.index(".")]) - 1] if self.attention == "eca" else 1)
             for name, shape in self.attention_shapes()
             if name.endswith("weight")
         )

@@ -100,7 +100,8 @@ def with_changes(spec: ModelSpec, text: str) -> ModelSpec:
             raise UsageError(f"architecture: '{change[:60]}' is not FIELD=VALUE with one of {', '.join(_SETTABLE)}")
         values[_SETTABLE[field]] = int(value) if value.isdecimal() else value
     if "stem" in values:  # what depends on it and was not named goes back to its default
-        values = {"pool": "", "stem_channels": ()} | values
+        deep = "deep" in (spec.stem, values["stem"])
+        values = {"pool": "", "stem_channels": () if deep else spec.stem_channels} | values
     try:
         return canonical(replace(spec, **values))
     except TypeError as error:
@@ -248,5 +249,6 @@ def _described(spec: ModelSpec, bare: ModelSpec) -> str:
     for other, name in _known().items():
         differing = [f.name for f in fields(bare) if getattr(bare, f.name) != getattr(other, f.name)]
         if said.keys() >= set(differing):
-            return ",".join([name, *(f"{said[field]}={getattr(bare, field)}" for field in differing)])
+            values = {field: getattr(bare, field) for field in differing} | {"pool": bare.pooling}
+            return ",".join([name, *(f"{said[field]}={values[field]}" for field in differing)])
     return f"{'plain' if spec.shortcut == 'none' else 'resnet'}{spec.layers} of its own kind"

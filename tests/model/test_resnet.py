@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from resnet_infer.model.adapters import conform, read_architecture
 from resnet_infer.model.layouts import unwrap
-from resnet_infer.model.resnet import Block, PaddedShortcut, ResNet, build
+from resnet_infer.model.parts import PaddedShortcut
+from resnet_infer.model.resnet import Block, ResNet, build
 from resnet_infer.spec.catalogue import architecture_names, spec_from_name
 
 
@@ -80,7 +81,7 @@ def test_a_v1_block_equals_torchvisions_bottleneck_with_its_stride_moved() -> No
     theirs = strided_in_the_first(
         nn.Sequential(with_lively_norms(torchvision.models.resnet.Bottleneck(256, 128, 2, project)))
     )[0]
-    ours = Block(spec_from_name("resnet50-v1"), channels=256, width=128, stride=2).eval()
+    ours = block_of("resnet50-v1", "layer2.0").eval()
     ours.load_state_dict(theirs.state_dict(), strict=True)
     assert_equal_logits(ours, theirs, torch.randn(2, 256, 13, 8))
 
@@ -109,6 +110,12 @@ def test_option_a_pads_both_sides_and_takes_every_second_pixel(
     assert torch.equal(PaddedShortcut(channels, out, stride)(x_BCHW), expected_BCHW)
 
 
+def block_of(name: str, place: str) -> Block:
+    """A block of a network, new."""
+    spec = spec_from_name(name)
+    return Block(spec, place, dict(spec.blocks())[place])
+
+
 def branch(block: Block, x_BCHW: Tensor) -> Tensor:
     """F(x) of a basic block, from its tensors alone."""
     s = block.state_dict()
@@ -132,7 +139,7 @@ def branch(block: Block, x_BCHW: Tensor) -> Tensor:
 def test_a_plain_block_is_its_branch_and_a_residual_one_adds_the_shortcut(
     name: str, shortcut: Callable[[Tensor], Tensor]
 ) -> None:
-    block = with_lively_norms(Block(spec_from_name(name), channels=16, width=32, stride=2))
+    block = with_lively_norms(block_of(name, "layer2.0"))
     assert isinstance(block, Block)
     x_BCHW = torch.randn(2, 16, 9, 12)
     expected_BCHW = (branch(block, x_BCHW) + shortcut(x_BCHW)).relu()

@@ -234,7 +234,7 @@ def test_an_unknown_architecture_offers_the_nearest(given: str, nearest: str) ->
 @pytest.mark.parametrize(
     "name",
     [
-        *("resnet50-D", "resnet50-v2", "resnet50-A-v1", "resnet50-", "resnet18-v1", "resnet20-v1"),
+        *("resnet50-D", "resnet50-v3", "resnet50-A-v1", "resnet50-", "resnet18-v1", "resnet20-v1"),
         *("plain20-v1", "plain18-A", "resnet", "resnet-1", "resnet19", "plain50", "densenet121"),
         *("", " resnet50", "resnet50\n", "resnet" + "9" * 5000),
     ],
