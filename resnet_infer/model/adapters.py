@@ -141,7 +141,11 @@ def _check_regular(tensors: Mapping[str, Tensor], stages: Mapping[int, int], whe
         raise CheckpointError(f"{where}: mixes basic and bottleneck blocks, which this release does not run")
     for stage, depth in stages.items():
         for conv in ("conv1", "conv2", "conv3"):
-            found = {tensors[n].shape[0] for i in range(depth) if (n := f"layer{stage}.{i}.{conv}.weight") in tensors}
+            found = {
+                tensors[n].shape[0]
+                for i in range(depth)
+                if (n := f"layer{stage}.{i}.{conv}.weight") in tensors and tensors[n].ndim
+            }
             if len(found) > 1:
                 widths = ", ".join(map(str, sorted(found)))
                 raise CheckpointError(

@@ -151,10 +151,12 @@ class ArchitectureRecord:
         strided_early = self.block == "bottleneck" and self.stride_in == "first"
         if self.antialias != "none" and (strided_early or self.pool == "conv" or self.dilated):
             raise UsageError(f"{where}: anti-aliasing is for strides in the 3x3, without dilation")
+        if self.dilated and (self.block == "basic" or self.shortcut_pool):
+            raise UsageError(f"{where}: stages dilate in bottlenecks whose shortcuts do not pool")
         if self.preactivation != "none" and (self.shortcut in ("A", "none") or self.attention != "none"):
-            raise UsageError(f"{where}: with pre-activation, shortcuts are B or C, without attention")
+            raise UsageError(f"{where}: pre-activated networks are run with shortcuts B or C, and without attention")
         if self.preactivation != "none" and (self.antialias != "none" or self.shortcut_pool or self.norm != "batch"):
-            raise UsageError(f"{where}: with pre-activation, there is batch norm, and no anti-aliasing")
+            raise UsageError(f"{where}: pre-activated networks are run with batch norm and plain strides alone")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a manifest."""

@@ -264,8 +264,8 @@ def test_what_is_no_file_and_no_key(tmp_path: Path) -> None:
 
 
 def test_weights_files_are_told_by_their_suffix() -> None:
-    assert all(map(is_checkpoint_file, ("a.pth", "b.pt", "c.TH", "d/e.safetensors")))
-    assert not any(map(is_checkpoint_file, ("resnet50.tv_in1k", "a.onnx", "pth", "a.pth.tar")))
+    assert all(map(is_checkpoint_file, ("a.pth", "b.pt", "c.TH", "d/e.safetensors", "f.ckpt", "g.bin", "a.pth.tar")))
+    assert not any(map(is_checkpoint_file, ("resnet50.tv_in1k", "a.onnx", "pth", "a.engine")))
 
 
 def test_overrides_win_over_a_manifest(saved: Path, manifest: Manifest) -> None:

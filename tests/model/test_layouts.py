@@ -1,7 +1,7 @@
-"""State dicts as trainers and other libraries lay them out: read as the network they are, or refused with the reason."""
+"""State dicts as trainers and other libraries lay them out: read as the network that they are, or refused."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -28,8 +28,6 @@ class Layout:
     name: str = "net.pth"
     said: str = ""
     """In the notes, or in the error."""
-    refused: bool = False
-    also: dict[str, object] = field(default_factory=dict)
 
 
 def under(prefix: str, state: StateDict) -> StateDict:
@@ -40,8 +38,16 @@ def trunk(state: StateDict) -> StateDict:
     return {key: tensor for key, tensor in state.items() if key not in FC}
 
 
-def classifier(name: str, state: StateDict) -> StateDict:
+def head(name: str, state: StateDict) -> StateDict:
     return {f"{name}.weight": state["fc.weight"], f"{name}.bias": state["fc.bias"]}
+
+
+def without(start: str, state: StateDict) -> StateDict:
+    return {key: tensor for key, tensor in state.items() if not key.startswith(start)}
+
+
+def in_vissl(state: StateDict) -> dict[str, object]:
+    return {"classy_state_dict": {"base_model": {"model": {"trunk": state}}}}
 
 
 def many(*parts: StateDict) -> StateDict:
@@ -49,47 +55,51 @@ def many(*parts: StateDict) -> StateDict:
 
 
 EXTRA = {"criterion.weight": torch.ones(10), "train_acc.total": torch.zeros(()), "conv1.total_ops": torch.zeros(1)}
+PROTOTYPES = {"projection_head.0.weight": torch.zeros(4, 64), "prototypes.weight": torch.zeros(9, 4)}
 QUEUE = {"queue": torch.zeros(64, 4), "queue_ptr": torch.zeros(1)}
 
 ACCEPTED = [
     Layout("torchvision, timm", lambda s: s),
-    Layout("kuangliu", lambda s: {"net": under("module.", many(trunk(s), classifier("linear", s))), "acc": 95.0, "epoch": 9}),
-    Layout("Lightning", lambda s: {"state_dict": many(under("model.", s), EXTRA), "epoch": 3}, "a.ckpt", "criterion.weight"),
+    Layout("kuangliu", lambda s: {"net": under("module.", many(trunk(s), head("linear", s))), "acc": 95.0, "epoch": 9}),
+    Layout("Lightning", lambda s: {"state_dict": many(under("model.", s), EXTRA)}, "a.ckpt", "criterion.weight"),
     Layout("Lightning, another prefix", lambda s: {"state_dict": under("net.resnet.", s)}, "a.ckpt"),
     Layout("thop's counts", lambda s: many(s, {"total_params": torch.zeros(1)}), said="total_params"),
     Layout("torch.compile in DataParallel", lambda s: under("module._orig_mod.", s)),
     Layout("averaged", lambda s: many(under("module.", s), {"n_averaged": torch.tensor(3)})),
     Layout("distillation", lambda s: under("student.", s)),
     Layout("wrapped by a class", lambda s: under("_model.backbone.", s)),
-    Layout("encoder", lambda s: many(under("encoder.", trunk(s)), classifier("classifier", s))),
-    Layout("mmpretrain", lambda s: {"state_dict": many(under("backbone.", trunk(s)), classifier("head.fc", s)), "meta": {}}),
-    Layout("head after dropout", lambda s: many(trunk(s), classifier("fc.1", s))),
+    Layout("encoder and classifier", lambda s: many(under("encoder.", trunk(s)), head("classifier", s))),
+    Layout("mmpretrain", lambda s: {"state_dict": many(under("backbone.", trunk(s)), head("head.fc", s)), "meta": {}}),
+    Layout("head after dropout", lambda s: many(trunk(s), head("fc.1", s))),
     Layout(".pth.tar", lambda s: {"state_dict": under("module.", s), "best_acc1": 70.0}, "model_best.pth.tar"),
     Layout(".bin", lambda s: s, "pytorch_model.bin"),
-    Layout(
-        "VISSL with a linear head",
-        lambda s: {"classy_state_dict": {"base_model": {"model": {"trunk": many(under("_feature_blocks.", s))}}}},
-    ),
-]  # fmt: skip
+    Layout("VISSL with a linear head", lambda s: in_vissl(under("_feature_blocks.", s))),
+]
 NO_CLASSIFIER = r"has no classifier: fc\.weight is missing; .*--head-from FILE"
 REFUSED = [
-    Layout("MoCo", lambda s: {"state_dict": many(under("module.encoder_q.", s), under("module.encoder_k.", s), QUEUE)},
-           said=NO_CLASSIFIER, refused=True),
-    Layout("DINO, the backbone", trunk, said=NO_CLASSIFIER, refused=True),
-    Layout("SwAV", lambda s: under("module.", many(trunk(s), {"projection_head.0.weight": torch.zeros(4, 64),
-           "prototypes.weight": torch.zeros(9, 4)})), said=NO_CLASSIFIER, refused=True),
-    Layout("VISSL, the trunk", lambda s: {"classy_state_dict": {"base_model": {"model": {"trunk":
-           under("_feature_blocks.", trunk(s))}}}}, said=NO_CLASSIFIER, refused=True),
-    Layout("two networks", lambda s: many(under("net_a.", s), under("net_b.", s)), said="holds several networks", refused=True),
-    Layout("normalisation inside", lambda s: many(under("1.", s), {"0.mean": torch.zeros(3), "0.std": torch.ones(3)}),
-           said=r"has 0\.mean, 0\.std beside the network", refused=True),
-    Layout("no first convolution", lambda s: {k: v for k, v in s.items() if k != "conv1.weight"},
-           said=r"conv1\.weight is missing", refused=True),
-    Layout("no stages", lambda s: {k: v for k, v in s.items() if not k.startswith("layer1")}, said="layer1.* is missing", refused=True),
-    Layout("batch norm folded", lambda s: many(s, {"conv1.bias": torch.zeros(16)}), said="biases", refused=True),
-    Layout("a head with batch norm", lambda s: many(trunk(s), {"fc.0.weight": torch.ones(64), "fc.1.weight": s["fc.weight"]}),
-           said="no linear layer", refused=True),
-]  # fmt: skip
+    Layout(
+        "MoCo",
+        lambda s: {"state_dict": many(under("module.encoder_q.", s), under("module.encoder_k.", s), QUEUE)},
+        said=NO_CLASSIFIER,
+    ),
+    Layout("DINO, the backbone", trunk, said=NO_CLASSIFIER),
+    Layout("SwAV", lambda s: under("module.", many(trunk(s), PROTOTYPES)), said=NO_CLASSIFIER),
+    Layout("VISSL, the trunk", lambda s: in_vissl(under("_feature_blocks.", trunk(s))), said=NO_CLASSIFIER),
+    Layout("two networks", lambda s: many(under("net_a.", s), under("net_b.", s)), said="holds several networks"),
+    Layout(
+        "normalisation inside",
+        lambda s: many(under("1.", s), {"0.mean": torch.zeros(3), "0.std": torch.ones(3)}),
+        said=r"has 0\.mean, 0\.std beside the network",
+    ),
+    Layout("no first convolution", lambda s: without("conv1.weight", s), said=r"conv1\.weight is missing"),
+    Layout("no stages", lambda s: without("layer1", s), said="layer1.* is missing"),
+    Layout("batch norm folded", lambda s: many(s, {"conv1.bias": torch.zeros(16)}), said="biases"),
+    Layout(
+        "a head with batch norm",
+        lambda s: many(trunk(s), {"fc.0.weight": torch.ones(64), "fc.1.weight": s["fc.weight"]}),
+        said="no linear layer",
+    ),
+]
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +135,7 @@ def test_what_is_no_classifier_is_refused_naming_what_is_missing(net: ResNet, la
 def test_a_classifier_comes_from_another_file(net: ResNet, name: str, tmp_path: Path) -> None:
     state = dict(net.state_dict())
     torch.save({"state_dict": under("module.encoder_q.", state) | QUEUE}, tmp_path / "moco.pth.tar")
-    torch.save({"state_dict": classifier(name, state)}, tmp_path / "linear.pth.tar")
+    torch.save({"state_dict": head(name, state)}, tmp_path / "linear.pth.tar")
     overrides = Overrides(**GIVEN, head_from=tmp_path / "linear.pth.tar")
     loaded = load_checkpoint(str(tmp_path / "moco.pth.tar"), overrides)
     assert all(torch.equal(loaded.state_dict[key], state[key]) for key in state if "num_batches" not in key)

@@ -265,7 +265,7 @@ def test_a_record_gives_the_same_architecture_back(name: str) -> None:
         {"block": "inverted"},
         {"shortcut": "D"},
         {"stride_in": "last"},
-        {"stem": "deep"},
+        {"stem": "odd"},
         {"depths": ()},
         {"depths": (2, 2)},
         {"depths": (2, 2, 0)},
