@@ -40,15 +40,18 @@ def float_graph(checkpoint: Checkpoint, head: Head, precision: Precision) -> onn
     spec = checkpoint.manifest.spec
     folded = fold_batch_norm(build(spec, dict(checkpoint.state_dict)))
     net = with_head(folded, head).to(DTYPES[precision]).eval()
-    side = spec.native_size
-    x_BCHW = torch.zeros(2, 3, side, side + 2, dtype=DTYPES[precision])  # no two equal: none is taken for constant
+    side, fixed = spec.native_size, spec.multiple_of > 1  # only its own size is sure to fit such a network
+    if fixed:
+        side = checkpoint.manifest.preprocessing.crop
+    shape = (2, spec.channels, side, side if fixed else side + 2)  # no two equal: none is taken for constant
+    x_BCHW = torch.zeros(shape, dtype=DTYPES[precision])
     with _silence():
         program = torch.onnx.export(
             net,
             (x_BCHW,),
             input_names=["input"],
             output_names=["logits"],
-            dynamic_shapes=({0: "batch", 2: "height", 3: "width"},),
+            dynamic_shapes=({0: "batch"} if fixed else {0: "batch", 2: "height", 3: "width"},),
             opset_version=OPSETS[precision],
             dynamo=True,
             verbose=False,

@@ -23,7 +23,6 @@ from resnet_infer.exporters.graphs import emulated_bf16
 from resnet_infer.model.checkpoints import Checkpoint
 from resnet_infer.pipeline.decode import decode
 from resnet_infer.pipeline.render import render
-from resnet_infer.spec.architectures import ModelSpec
 from resnet_infer.spec.manifest import Manifest
 from resnet_infer.spec.precisions import Precision
 from resnet_infer.spec.protocols import Size, Tile
@@ -75,7 +74,7 @@ def check_parity(checkpoint: Checkpoint, path: Path, manifest: Manifest, source:
     head = manifest.head or "pooled"
     shapes, differences, largest, agreeing = [], [0.0], [0.0], []
     with checking_backend(path, manifest, "cpu") as candidate:
-        for x_BCHW in _inputs(manifest.spec, source):
+        for x_BCHW in _inputs(manifest, source):
             a_BKhw, b_BKhw = reference.run(x_BCHW, head), candidate.run(x_BCHW, head)
             batch, _, height, width = x_BCHW.shape
             shapes.append((batch, height, width))
@@ -109,9 +108,14 @@ def checking_backend(path: Path, manifest: Manifest, device: str = "auto") -> It
             running.close()
 
 
-def _inputs(spec: ModelSpec, source: Source | None) -> Iterator[Tensor]:
-    """uint8 batches: one and three images at the native size, and larger rectangles of odd sides."""
-    side = spec.native_size
+def _inputs(manifest: Manifest, source: Source | None) -> Iterator[Tensor]:
+    """uint8 batches: one and three images at the native size, and larger rectangles of odd sides if it takes them."""
+    side = manifest.spec.native_size
+    if manifest.spec.multiple_of > 1:
+        for batch in (1, IMAGES):
+            size = (manifest.preprocessing.crop,) * 2
+            yield _random(batch, size) if source is None else _real(batch, size, source)
+        return
     larger = (side + side // 4 + 1, side + side // 2 + 3)
     for batch, size in ((1, (side, side)), (IMAGES, (side, side)), (2, larger), (1, (larger[1], larger[0]))):
         yield _random(batch, size) if source is None else _real(batch, size, source)
