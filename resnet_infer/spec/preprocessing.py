@@ -126,8 +126,7 @@ def changed(preprocessing: Preprocessing, said: Mapping[str, Any], channels: int
     for name in ("mean", "std"):
         if name in said and len(said[name]) != channels:
             raise UsageError(
-                f"the network takes {_counted(channels)}, and --{name} has {len(said[name])} numbers; "
-                "give one a channel"
+                f"the network takes {_counted(channels)}, and --{name} has {_numbered(said[name])}; give one a channel"
             )
     for name, flag in (("channel_order", "--channel-order"), ("input_range", "--input-range")):
         moved = name in said and said[name] != getattr(preprocessing, name)
@@ -140,10 +139,20 @@ def changed(preprocessing: Preprocessing, said: Mapping[str, Any], channels: int
     made = replace(preprocessing, **said)
     if made.channels != channels:
         raise UsageError(
-            f"the network takes {_counted(channels)}, and its preprocessing has {made.channels} numbers in mean and "
+            f"the network takes {_counted(channels)}, and its preprocessing has {_numbered(made.mean)} in mean and "
             "std; give --mean and --std"
         )
     return made
+
+
+def channel_values(text: str) -> ChannelValues:
+    """`0.485,0.456,0.406` as numbers; raises UsageError."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(
+            f"needs numbers with commas, one a channel, as 0.485,0.456,0.406 (or 0.5 for grey); got '{text}'"
+        ) from error
 
 
 def _depend_on(name: str, preprocessing: Preprocessing) -> bool:
@@ -182,6 +191,10 @@ def _check_range(mean: Sequence[float], std: Sequence[float], input_range: str) 
 
 def _counted(channels: int) -> str:
     return f"{channels} channels" if channels != 1 else "one channel (grey)"
+
+
+def _numbered(values: Sequence[float]) -> str:
+    return f"{len(values)} number{'s' if len(values) != 1 else ''}"
 
 
 def _commas(values: Sequence[float]) -> str:
