@@ -50,12 +50,13 @@ def compare(
     """Compare two models in one pass, each in its own preprocessing, or the predictions they made before."""
     if page:
         check_page(page)
+    from resnet_infer.backends.described import cut
     from resnet_infer.console import note, progress
     from resnet_infer.data.open import open_source
     from resnet_infer.evaluation.compare import compare_models, compare_predictions
     from resnet_infer.report.thumbnails import thumbnails
 
-    kept = [Path(name).suffix.lower() in KEPT for name in (a, b)]
+    kept = [Path(cut(name)[0]).suffix.lower() in KEPT for name in (a, b)]
     if any(kept) and not all(kept):
         raise UsageError(f"{a} and {b}: one is a predictions file; give two of them, or two models")
     source = open_source(data) if data else None

@@ -30,7 +30,9 @@ def info(
     verbose: options.Verbose = False,
 ) -> None:
     """Show an artifact's architecture, preprocessing, classes, origin, shapes and the types of its layers."""
-    manifest, layers, extra = _read(artifact, said.overrides())
+    asked = said.asked(artifact)
+    artifact = asked.model
+    manifest, layers, extra = _read(artifact, asked.overrides)
     counted = summary(layers)
     if format_name == "json":
         emit(text.as_json(manifest.to_dict() | extra | {"layers": counted}))

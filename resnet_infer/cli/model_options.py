@@ -12,6 +12,7 @@ from resnet_infer.spec.precisions import Precision
 from resnet_infer.spec.preprocessing import ChannelOrder, ChannelValues, InputRange, Interpolation, channel_values
 
 if TYPE_CHECKING:
+    from resnet_infer.backends.described import Asked
     from resnet_infer.backends.load import Model
     from resnet_infer.model.checkpoints import Overrides
 
@@ -80,6 +81,15 @@ class Checkpoint(Input):
         str | None,
         typer.Option(help="Architecture, if the file does not determine it: resnet50-v1, plain20.", metavar="NAME"),
     ] = None
+
+    def asked(self, model: str) -> "Asked":
+        """The model with what stands behind its name over these flags, for commands that run nothing."""
+        from resnet_infer.backends.described import Asked, described
+
+        asked = described(Asked(model=model, overrides=self.overrides()))
+        if asked.settings:
+            raise UsageError(f"{model}: {', '.join(asked.settings)} is for commands that run a model")
+        return asked
 
 
 @dataclass(frozen=True, kw_only=True)
