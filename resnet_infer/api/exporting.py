@@ -17,7 +17,7 @@ from resnet_infer.exporters.calibrate import Quantization
 from resnet_infer.exporters.engine_builder import BuildOptions
 from resnet_infer.exporters.to_onnx import export_onnx
 from resnet_infer.exporters.to_tensorrt import build_engine
-from resnet_infer.model.checkpoints import Checkpoint, is_checkpoint_file, load_checkpoint
+from resnet_infer.model.checkpoints import Checkpoint, load_checkpoint
 from resnet_infer.spec.architectures import Head
 from resnet_infer.spec.manifest import Manifest
 from resnet_infer.spec.precisions import Precision
@@ -99,7 +99,7 @@ def _checkpoint_of(model: Model) -> Checkpoint:
     if model.backend.info.name != "torch" or model.file is None:
         what = "was made in memory; save it" if model.file is None else "is an export already; export its checkpoint"
         raise UsageError(f"{model.name}: {what}")
-    return load_checkpoint(str(model.file) if is_checkpoint_file(model.name) else model.name, model.overrides)
+    return load_checkpoint(model.key or str(model.file), model.overrides)
 
 
 def _gate(asked: Gate | None, model: Model, head: Head) -> gates.Gate | None:

@@ -9,8 +9,7 @@ from resnet_infer.backends.load import Model, open_model
 from resnet_infer.errors import UsageError
 from resnet_infer.model.checkpoints import Overrides
 from resnet_infer.spec.labels import Labels, labels_from_file
-
-Triple = tuple[float, float, float]
+from resnet_infer.spec.preprocessing import ChannelOrder, ChannelValues, InputRange, Interpolation
 
 
 def load(
@@ -19,16 +18,21 @@ def load(
     device: str = "auto",
     precision: str | None = None,
     arch: str | None = None,
-    mean: Triple | None = None,
-    std: Triple | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    interpolation: Interpolation | None = None,
+    channel_order: ChannelOrder | None = None,
+    input_range: InputRange | None = None,
     labels: str | os.PathLike[str] | Sequence[str] | None = None,
     options: RunOptions | None = None,
 ) -> Model:
     """Open a checkpoint by key or file (runs on PyTorch), an .onnx file (ONNX Runtime) or an .engine file (TensorRT).
 
-    `device` is auto, cpu, cuda or cuda:N. `precision` of None is the file's own, fp32 for a checkpoint. `arch`, `mean`,
-    `std` (of RGB in 0..1) and `labels` (a file, or class names in order) go over what the file says. Close the model,
-    or use it in a `with` statement, to free the device's memory.
+    `device` is auto, cpu, cuda or cuda:N. `precision` of None is the file's own, fp32 for a checkpoint. `arch`, `mean`
+    and `std` (a number a channel, in the network's order of channels and range), `interpolation` (bilinear, bicubic,
+    lanczos), `channel_order` (rgb, bgr), `input_range` (0-1, 0-255) and `labels` (a file, or class names in order) go
+    over what the file says; a description behind the name, as `net.pth?arch=resnet18&mean=0.5,0.5,0.5`, goes over
+    these. Close the model, or use it in a `with` statement, to free the device's memory.
 
     Raises UsageError or UnknownNameError for a request that cannot work, CheckpointError or ArtifactError for a file
     that cannot be used, DownloadError, BackendError if the device or precision is not available, GateError for a file
@@ -40,8 +44,25 @@ def load(
         known = labels_from_file(Path(labels))
     else:
         known = Labels(names=tuple(labels))
-    overrides = Overrides(arch=arch, mean=mean, std=std, labels=known)
+    overrides = Overrides(
+        arch=arch,
+        mean=_numbers("mean", mean),
+        std=_numbers("std", std),
+        interpolation=interpolation,
+        channel_order=channel_order,
+        input_range=input_range,
+        labels=known,
+    )
     return open_model(os.fspath(model), device=device, precision=precision, overrides=overrides, options=options)
+
+
+def _numbers(name: str, values: Sequence[float] | None) -> ChannelValues | None:
+    if values is None:
+        return None
+    try:
+        return tuple(float(value) for value in values)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{name} needs a number a channel, as (0.485, 0.456, 0.406); got {values!r}") from error
 
 
 def opened(model: Model | str | os.PathLike[str]) -> Model:

@@ -1,6 +1,7 @@
 """What every backend is: one verb, and a true statement of what it runs.
 
-Shapes: B tiles, C is 3, H and W pixels, K classes, h and w positions of the score map (1 and 1 when pooled).
+Shapes: B tiles, C channels (3 of a tile), H and W pixels, K classes, h and w positions of the score map (1 and 1 when
+pooled).
 """
 
 from collections.abc import Mapping
@@ -89,15 +90,36 @@ class Backend(Protocol):
         ...
 
 
+LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)
+"""Of R, G and B in grey, as ITU-R BT.601 has it and Pillow's convert("L") rounds it: exact in float32."""
+
+
 class Normalize:
-    """RGB in 0..255 to the network's input: (x / 255 - mean) / std, as one multiplication and one addition."""
+    """RGB in 0..255 to the network's input: its channels, its range, its mean and std.
+
+    That is a permutation, the luma or an opaque alpha, and then one multiplication and one addition. Grey is what
+    Pillow's convert("L") makes of the same pixels, to the bit.
+    """
 
     def __init__(self, preprocessing: Preprocessing, device: str | torch.device) -> None:
         mean = torch.tensor(preprocessing.mean, dtype=torch.float64)
         std = torch.tensor(preprocessing.std, dtype=torch.float64)
-        self.scale = (1 / (255 * std)).float().view(1, 3, 1, 1).to(device)
-        self.shift = (-mean / std).float().view(1, 3, 1, 1).to(device)
+        white = 255 if preprocessing.input_range == "0-1" else 1
+        self.scale = (1 / (white * std)).float().view(1, -1, 1, 1).to(device)
+        self.shift = (-mean / std).float().view(1, -1, 1, 1).to(device)
+        self.channels = preprocessing.channels
+        self.reversed = preprocessing.channel_order == "bgr"
+        self.plain = preprocessing.plain
+        """Whether multiplication and addition are all."""
+        self.luma = torch.tensor(LUMA).view(1, 3, 1, 1).to(device) if self.channels == 1 else None
 
     def __call__(self, x_BCHW: Tensor) -> Tensor:
-        """uint8 (B, 3, H, W) to float32 of the same shape and memory layout."""
+        """uint8 (B, 3, H, W) to float32 (B, channels, H, W) of the same memory layout."""
+        if self.reversed:
+            x_BCHW = x_BCHW.flip(1)
+        if self.luma is not None:
+            grey_BCHW = (x_BCHW.float() * self.luma).sum(1, keepdim=True)
+            return torch.addcmul(self.shift, (grey_BCHW + 0.5).floor(), self.scale)
+        if self.channels == 4:
+            x_BCHW = torch.cat((x_BCHW, torch.full_like(x_BCHW[:, :1], 255)), 1)
         return torch.addcmul(self.shift, x_BCHW.float(), self.scale)

@@ -42,7 +42,8 @@ def fused_resnet(net: ResNet, normalize: Normalize, dtype: torch.dtype, crop: in
     device = _classifier(net).weight.device
     if device.type != "cuda" or dtype not in HALF:
         return None
-    for kernels in (True, False) if has_kernels(net.spec, device) else (False,):
+    own = normalize.plain and has_kernels(net.spec, device)  # our stem's kernel reads RGB
+    for kernels in (True, False) if own else (False,):
         what = "our convolution kernels" if kernels else "cuDNN's fused convolutions"
         try:
             found = FusedResNet(net, normalize, dtype, crop, kernels=kernels)
@@ -90,8 +91,10 @@ class FusedResNet(nn.Module):
     def __init__(self, net: ResNet, normalize: Normalize, dtype: torch.dtype, crop: int, *, kernels: bool) -> None:
         """`net` is in fp32, with batch norm folded and on its device; the copy that is made is in `dtype`.
 
-        `crop` is the side of its crops in pixels. Without our own `kernels`, cuDNN and PyTorch do everything.
+        `crop` is the side of its crops in pixels. Without our own `kernels`, which are for plain RGB, cuDNN and
+        PyTorch do everything.
         """
+        assert normalize.plain or not kernels
         super().__init__()
         self.spec, self.dtype, self.crop, self.kernels = net.spec, dtype, crop, kernels
         self.normalize = normalize

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import get_args
 
 from resnet_infer.backends.base import Backend, RunOptions
+from resnet_infer.backends.described import Asked, described
 from resnet_infer.errors import ArtifactError, UsageError
 from resnet_infer.model.checkpoints import Overrides, load_checkpoint
 from resnet_infer.spec.manifest import Manifest
@@ -30,6 +31,8 @@ class Model:
     """Of the very bytes that were loaded, those of external weights included; empty for one made in memory."""
     overrides: Overrides | None = None
     """What the user said over what the file says."""
+    key: str = ""
+    """What opens its checkpoint again, with those: the key or file that was asked for."""
 
     def __enter__(self) -> "Model":
         return self
@@ -53,11 +56,35 @@ def open_model(
 ) -> Model:
     """Open a checkpoint (runs on torch), an .onnx file (onnxruntime) or an .engine file (tensorrt).
 
+    `model` may have a description behind it, as `net.pth?arch=resnet18&precision=bf16`: see `described`.
     `backend` and `precision` of None take what the model is made for; fp32 for a checkpoint. What is asked for is
     what runs, or an error: UsageError, UnknownNameError, CheckpointError, ArtifactError, DownloadError, BackendError;
     GateError for a file that is not of the precision it claims.
     """
-    overrides, options = overrides or Overrides(), options or RunOptions()
+    asked = Asked(
+        model=model,
+        backend=backend,  # type: ignore[arg-type]  # both are checked below
+        precision=precision,  # type: ignore[arg-type]
+        overrides=overrides or Overrides(),
+        options=options or RunOptions(),
+    )
+    return open_asked(described(asked), device)
+
+
+def open_asked(asked: Asked, device: str = "auto") -> Model:
+    """`open_model` for what has been `described`."""
+    return as_asked(_open(asked, device), asked)
+
+
+def as_asked(opened: Model, asked: Asked) -> Model:
+    """A model with the name and the overrides that it was asked for with."""
+    name = f"{opened.name}?{asked.said}" if asked.said else opened.name
+    return replace(opened, name=name, overrides=asked.overrides, key=asked.model)
+
+
+def _open(asked: Asked, device: str) -> Model:
+    model, backend, precision = asked.model, asked.backend, asked.precision
+    overrides, options = asked.overrides, asked.options
     if backend not in (None, *BACKENDS):
         raise UsageError(f"backend '{backend}' is not one of {', '.join(BACKENDS)}")
     if precision not in (None, *get_args(Precision)):
@@ -79,7 +106,7 @@ def open_model(
     running = TorchBackend(
         checkpoint,
         device,
-        precision or "fp32",  # type: ignore[arg-type]  # checked above
+        precision or "fp32",
         compile=options.compile,
         autocast=options.autocast,
     )
@@ -89,7 +116,6 @@ def open_model(
         backend=running,
         file=checkpoint.file,
         sha256=checkpoint.sha256,
-        overrides=overrides,
     )
 
 

@@ -187,8 +187,8 @@ def _check_ends(proto: onnx.ModelProto, path: Path) -> int:
             f"{path}: its input has a size of {min(s for s in fixed if s is not None)}; export it again"
         )
     batch, height, width = (fixed[at] for at in ((0, 1, 2) if _channels_last(fixed) else (0, 2, 3)))
-    if (fixed[3] if _channels_last(fixed) else fixed[1]) not in (3, None):
-        raise ArtifactError(f"{path}: its input has {fixed[1]} channels; a classifier takes RGB")
+    if (fixed[3] if _channels_last(fixed) else fixed[1]) not in (1, 3, 4, None):
+        raise ArtifactError(f"{path}: its input has {fixed[1]} channels; a classifier takes grey, RGB or RGBA")
     pixels = (batch or 1) * (height or SIDE) * (width or SIDE)
     if pixels > MAX_PIXELS or max(height or 1, width or 1) > 8192:
         raise ArtifactError(

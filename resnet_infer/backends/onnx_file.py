@@ -113,7 +113,7 @@ def manifest_of(proto: onnx.ModelProto, path: Path, overrides: Overrides) -> Man
     spec = spec_from_name(overrides.arch, classes=classes or None)
     made = Manifest(
         spec=spec,
-        preprocessing=native_preprocessing(spec, overrides.mean, overrides.std),
+        preprocessing=native_preprocessing(spec, **overrides.input),
         labels=default_labels(spec.classes, spec.family),
         source=path.name,
     )

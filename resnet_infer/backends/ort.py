@@ -67,6 +67,7 @@ class OrtBackend:
             precision=manifest.precision,
             data=data,
             channels_last=channels_last,
+            channels=manifest.input_channels,
             stream=self._own.handle if self._own else 0,
         )
         self._options = options
@@ -84,6 +85,12 @@ class OrtBackend:
         if (self.dtype == torch.uint8) != (manifest.input != "normalized"):
             raise ArtifactError(
                 f"{path}: takes {image.type}, but its manifest says that its input is {manifest.input}; export it again"
+            )
+        channels = image.shape[3 if channels_last else 1]
+        if isinstance(channels, int) and channels != manifest.input_channels:
+            raise ArtifactError(
+                f"{path}: takes {channels} channels, and its preprocessing gives {manifest.input_channels}; give "
+                "--mean and --std with one number a channel, or export it again"
             )
         self._spec = manifest.spec
         self.fixed_batch = image.shape[0] if isinstance(image.shape[0], int) else 0

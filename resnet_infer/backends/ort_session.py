@@ -51,11 +51,13 @@ def open_session(
     *,
     data: bytes | None = None,
     channels_last: bool = False,
+    channels: int = 3,
     sides: Mapping[str, int] | None = None,
     stream: int = 0,
 ) -> ort.InferenceSession:
     """Open the file, or its bytes, on this device and provider; `sides` fixes symbolic dimensions of its input by name.
 
+    `channels`, and whether they come last, are its input's.
     On a GPU it runs on the CUDA stream of handle `stream`, which must outlive it; on streams of its own for 0.
     Raises ArtifactError if the file is no ONNX model, OutOfMemory if its weights do not fit, BackendError if the
     provider does not run here or lacks a kernel for the file's type: ONNX Runtime itself would go on, silently, on
@@ -81,9 +83,8 @@ def open_session(
         settings.add_session_config_entry("session.disable_quant_qdq", "1")
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     try:
-        session = ort.InferenceSession(
-            data or path, settings, providers=provider_settings(kind, device, options, channels_last, stream)
-        )
+        providers = provider_settings(kind, device, options, channels_last, stream, channels)
+        session = ort.InferenceSession(data or path, settings, providers=providers)
     except Exception as error:  # onnxruntime raises its own kinds, which it does not export
         if ran_out_of_memory(error):
             raise OutOfMemory(f"{path}: its weights do not fit the memory of {device} ({first_line(error)})") from error
@@ -118,7 +119,12 @@ def load_libraries(kind: Provider) -> str:
 
 
 def provider_settings(
-    name: Provider, device: torch.device, options: RunOptions, channels_last: bool = False, stream: int = 0
+    name: Provider,
+    device: torch.device,
+    options: RunOptions,
+    channels_last: bool = False,
+    stream: int = 0,
+    channels: int = 3,
 ) -> list[tuple[str, dict[str, Any]]]:
     """The `providers` argument of InferenceSession; TensorRT leaves what it cannot run to CUDA, on the same stream."""
     if name == "cpu":
@@ -144,19 +150,19 @@ def provider_settings(
         "trt_timing_cache_path": str(cache),
         "trt_cuda_graph_enable": str(options.cuda_graph),
     }
-    tensorrt |= shared | _profile_settings(options.profiles, channels_last)
+    tensorrt |= shared | _profile_settings(options.profiles, channels_last, channels)
     return [
         (EXECUTION_PROVIDERS["tensorrt"], tensorrt),
         (EXECUTION_PROVIDERS["cuda"], cuda | {"enable_cuda_graph": 0}),  # a graph is one provider's affair
     ]
 
 
-def _profile_settings(profiles: Sequence[ShapeRange], channels_last: bool) -> dict[str, str]:
+def _profile_settings(profiles: Sequence[ShapeRange], channels_last: bool, channels: int = 3) -> dict[str, str]:
     """Profiles in the provider's own notation, `input:1x3x224x224`, one after another with commas."""
 
     def written(shape: Shape) -> str:
         batch, height, width = shape
-        sides = (height, width, 3) if channels_last else (3, height, width)
+        sides = (height, width, channels) if channels_last else (channels, height, width)
         return "input:" + "x".join(map(str, (batch, *sides)))
 
     return {

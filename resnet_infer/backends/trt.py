@@ -118,7 +118,8 @@ class TensorRTBackend:
     def _shape(self, shape: Shape) -> tuple[int, ...]:
         batch, height, width = shape
         channels_last = self._record.manifest.input == "uint8-nhwc"
-        return (batch, height, width, 3) if channels_last else (batch, 3, height, width)
+        channels = self._record.manifest.input_channels
+        return (batch, height, width, channels) if channels_last else (batch, channels, height, width)
 
     def _as_input(self, x_BCHW: Tensor) -> Tensor:
         layout = self._record.manifest.input

@@ -1,5 +1,6 @@
 """A subject of a sweep, opened: a checkpoint as it is, or exported for the backend that is to be measured."""
 
+import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,11 +10,12 @@ from pathlib import Path
 import torch
 
 from resnet_infer.backends.base import RunOptions
+from resnet_infer.backends.described import Asked, cut, described
 from resnet_infer.backends.devices import torch_device
-from resnet_infer.backends.load import Model, open_model
+from resnet_infer.backends.load import Model, open_asked, open_model
 from resnet_infer.backends.pytorch import TorchBackend
 from resnet_infer.backends.tensorrt_api import find_flavour
-from resnet_infer.bench.sweep import EXPORTED, RANDOM, Subject
+from resnet_infer.bench.sweep import RANDOM, Subject, is_exported
 from resnet_infer.data.source import Source
 from resnet_infer.errors import UsageError
 from resnet_infer.exporters.calibrate import FEWEST, Quantization
@@ -60,7 +62,13 @@ class Opener:
     def checkpoint(self, name: str) -> Checkpoint:
         """The checkpoint of this name, loaded once; random weights for ARCHITECTURE.random."""
         if name not in self._checkpoints:
-            self._checkpoints[name] = random_checkpoint(name) if name.endswith(RANDOM) else load_checkpoint(name)
+            if name.endswith(RANDOM):
+                self._checkpoints[name] = random_checkpoint(name)
+            else:
+                asked = asked_for(name)
+                loaded = load_checkpoint(asked.model, asked.overrides)
+                said = f"?{asked.said}" if asked.said else ""
+                self._checkpoints[name] = replace(loaded, name=f"{loaded.name}{said}")
         return self._checkpoints[name]
 
     def know(self, name: str, checkpoint: Checkpoint) -> None:
@@ -73,7 +81,7 @@ class Opener:
     def opened(self, subject: Subject) -> Model:
         """The model, which is the caller's to close."""
         if _is_exported(subject):
-            return open_model(subject.model, device=self.device)
+            return open_asked(asked_for(subject.model), self.device)
         checkpoint = self.checkpoint(subject.model)
         if subject.backend == "torch":
             backend = TorchBackend(
@@ -96,8 +104,9 @@ class Opener:
         head: Head = "dense" if subject.dense else "pooled"
         on_gpu = subject.backend == "tensorrt" or torch_device(self.device).type == "cuda"
         layout: InputFormat = "uint8-nhwc" if on_gpu else "normalized"
-        weights = checkpoint.manifest.source_sha256[:12]  # empty for random ones
-        source = f"{Path(subject.model).name}{weights and '-'}{weights}"
+        # of the weights, and of what is said of them: an export kept from another run may be of another mean
+        digest = hashlib.sha256(checkpoint.manifest.to_json().encode()).hexdigest()[:12]
+        source = f"{Path(cut(subject.model)[0]).name}-{digest}"
         path = self.folder / f"{source}.{layout}.{head}.{precision}.{subject.backend}.onnx"
         if path.exists():
             return path
@@ -134,6 +143,16 @@ class Opener:
         return path
 
 
+def asked_for(name: str) -> Asked:
+    """A model of a sweep by its name and what is said behind it; raises UsageError for what the sweep is to say."""
+    asked = described(Asked(model=name))
+    if asked.settings:
+        raise UsageError(
+            f"{name}: {', '.join(asked.settings)} is the sweep's to say; give --backends, --precisions or --compile"
+        )
+    return asked
+
+
 @torch.no_grad()
 def random_checkpoint(name: str) -> Checkpoint:
     """An architecture with seeded random weights, whose batch norms have seen random images, so that values stay in
@@ -157,4 +176,4 @@ def random_checkpoint(name: str) -> Checkpoint:
 
 
 def _is_exported(subject: Subject) -> bool:
-    return Path(subject.model).suffix.lower() in EXPORTED
+    return is_exported(subject.model)

@@ -13,7 +13,7 @@ import torch
 
 from resnet_infer.backends.devices import torch_device
 from resnet_infer.bench.ceilings import measure_ceilings
-from resnet_infer.bench.opener import Opener
+from resnet_infer.bench.opener import Opener, asked_for
 from resnet_infer.bench.rows import BenchRow, BenchRun, load_run
 from resnet_infer.bench.runner import Data, Runner, image_sizes
 from resnet_infer.bench.sweep import Cell, Sweep, cells
@@ -53,6 +53,8 @@ def run(request: BenchmarkRequest) -> BenchRun:
     """
     device = torch_device(request.device)
     sweep = complete(request.sweep, device, request.data is not None)
+    for name in sweep.models:
+        asked_for(name)
     path = request.output / FILE
     before = _earlier(path, request.resume)
     request.output.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from resnet_infer.backends.described import cut
 from resnet_infer.bench.rows import Measurement
 from resnet_infer.errors import UnknownNameError, UsageError
 from resnet_infer.spec.precisions import Precision
@@ -23,7 +24,8 @@ class Sweep:
     """Every combination of the lists is measured, but for those that make no sense together."""
 
     models: tuple[str, ...] = ()
-    """Checkpoint keys, files, or an architecture with random weights, as resnet50.random."""
+    """Checkpoint keys, files, or an architecture with random weights, as resnet50.random. The first two may have a
+    description behind them, as `net.pth?arch=resnet18&mean=0.5,0.5,0.5&std=0.5,0.5,0.5`."""
     backends: tuple[str, ...] = ("torch", "onnxruntime")
     """For checkpoints; an exported file has its own."""
     precisions: tuple[str, ...] = ("fp32",)
@@ -107,9 +109,8 @@ def cells(sweep: Sweep) -> Iterator[Cell]:
 
 def _subjects(sweep: Sweep) -> Iterator[tuple[Subject, Sequence[str]]]:
     for model in sweep.models:
-        suffix = Path(model).suffix.lower()
-        if suffix in EXPORTED:
-            backend = "onnxruntime" if suffix == ".onnx" else "tensorrt"
+        if is_exported(model):
+            backend = "onnxruntime" if _suffix(model) == ".onnx" else "tensorrt"
             yield Subject(model=model, backend=backend, precision="own"), sweep.protocols
             continue
         for backend in sweep.backends:
@@ -127,6 +128,15 @@ def _subjects(sweep: Sweep) -> Iterator[tuple[Subject, Sequence[str]]]:
                     served = [name for name in sweep.protocols if (name == "multiscale") is dense]
                     if served:
                         yield Subject(model=model, backend=backend, precision=precision, dense=dense), served
+
+
+def is_exported(model: str) -> bool:
+    """Whether this is an exported file by its name, whatever is said behind it."""
+    return _suffix(model) in EXPORTED
+
+
+def _suffix(model: str) -> str:
+    return Path(cut(model)[0]).suffix.lower()
 
 
 def sweep_from_toml(path: Path) -> Sweep:

@@ -1,6 +1,6 @@
 """`resnet-infer benchmark`: throughput of models, backends, precisions, batch sizes and protocols."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -8,8 +8,10 @@ import typer
 
 from resnet_infer.cli import options
 from resnet_infer.cli.groups import with_flags
+from resnet_infer.cli.model_options import MODEL_HELP, Checkpoint
 from resnet_infer.cli.options import Output, Preparing
 from resnet_infer.errors import BackendError
+from resnet_infer.spec.registry import DEFAULT_MODEL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +24,7 @@ class Measured:
         typer.Option(
             "--model",
             "-m",
-            help="Checkpoint key or file, an exported file, or ARCHITECTURE.random; may be repeated.",
+            help=f"{MODEL_HELP} Or ARCHITECTURE.random; may be repeated.",
             metavar="MODEL",
         ),
     ] = None
@@ -78,6 +80,7 @@ def benchmark(
         Path, typer.Option("--output", "-o", help="Folder for benchmark.json, .csv and .html.", metavar="DIR")
     ],
     measured: Measured,
+    said: Checkpoint,
     preparing: Preparing,
     printing: Output,
     data: Annotated[
@@ -99,11 +102,16 @@ def benchmark(
     the device; memory runs the whole path from encoded images in memory; files runs it from files.
     """
     form = printing.format_name
+    from resnet_infer.backends.described import with_description
     from resnet_infer.bench.session import FILE, BenchmarkRequest, run
-    from resnet_infer.bench.sweep import Sweep, sweep_from_toml, sweep_with
+    from resnet_infer.bench.sweep import RANDOM, Sweep, sweep_from_toml, sweep_with
 
     wanted = sweep_from_toml(measured.sweep) if measured.sweep else Sweep()
     wanted = sweep_with(wanted, measured.flags(), "flags")
+    if given := said.given():
+        models = wanted.models or (DEFAULT_MODEL,)
+        named = [name if name.endswith(RANDOM) else with_description(name, given) for name in models]
+        wanted = replace(wanted, models=tuple(named))
     from resnet_infer.bench.rows import load_run
     from resnet_infer.console import emit, note
     from resnet_infer.report.benchmark.files import printed, write_files

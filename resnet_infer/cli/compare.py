@@ -8,7 +8,7 @@ import typer
 
 from resnet_infer.cli.groups import with_flags
 from resnet_infer.cli.members import open_members
-from resnet_infer.cli.model_options import ComparedModel
+from resnet_infer.cli.model_options import MODEL_HELP, RunModel
 from resnet_infer.cli.options import Loading, Output, Views
 from resnet_infer.errors import UsageError
 from resnet_infer.evaluation.comparison_rows import Comparison, Disagreement, Side
@@ -27,9 +27,9 @@ LISTED = 5
 
 @with_flags
 def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help="Checkpoint key or file, or a predictions file of eval.")],
+    a: Annotated[str, typer.Argument(metavar="A", help=f"{MODEL_HELP} Or a predictions file of eval.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The other, of the same kind.")],
-    compared: ComparedModel,
+    run_model: RunModel,
     views: Views,
     loading: Loading,
     output: Output,
@@ -50,12 +50,13 @@ def compare(
     """Compare two models in one pass, each in its own preprocessing, or the predictions they made before."""
     if page:
         check_page(page)
+    from resnet_infer.backends.described import cut
     from resnet_infer.console import note, progress
     from resnet_infer.data.open import open_source
     from resnet_infer.evaluation.compare import compare_models, compare_predictions
     from resnet_infer.report.thumbnails import thumbnails
 
-    kept = [Path(name).suffix.lower() in KEPT for name in (a, b)]
+    kept = [Path(cut(name)[0]).suffix.lower() in KEPT for name in (a, b)]
     if any(kept) and not all(kept):
         raise UsageError(f"{a} and {b}: one is a predictions file; give two of them, or two models")
     source = open_source(data) if data else None
@@ -64,7 +65,7 @@ def compare(
     elif source is None:
         raise UsageError("two models are compared on images: give --data DATA")
     else:
-        members = open_members([a, b], compared, views)
+        members = open_members([a, b], run_model, views)
         with progress("comparing", len(source.samples), "images") as advance:
             found = compare_models(
                 members[0],

@@ -9,7 +9,7 @@ import typer
 
 from resnet_infer.cli.groups import with_flags
 from resnet_infer.cli.members import open_members, weights_of
-from resnet_infer.cli.model_options import RunModel
+from resnet_infer.cli.model_options import MODEL_HELP, RunModel
 from resnet_infer.cli.options import Loading, Output, Views
 from resnet_infer.errors import UsageError
 from resnet_infer.report import text
@@ -86,7 +86,7 @@ def evaluate(
         typer.Option(
             "--model",
             "-m",
-            help="Checkpoint key or file (`resnet-infer models` lists keys); given several times, an ensemble.",
+            help=f"{MODEL_HELP} Given several times, an ensemble; `resnet-infer models` lists keys.",
             metavar="MODEL",
         ),
     ],

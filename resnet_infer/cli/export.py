@@ -40,6 +40,8 @@ def export(
     to = ALIASES.get(to, to)
     if to not in FORMATS:
         raise UsageError(f"--to '{to}' is not one of {', '.join(FORMATS)}")
+    asked = said.asked(model)
+    model = asked.model
     own = Path(model).suffix.lower()
     given.check_concerned(to, own)
     if own == ".onnx" and to == "onnx":
@@ -49,8 +51,7 @@ def export(
     from resnet_infer.cli import export_run
     from resnet_infer.model.checkpoints import is_checkpoint_file
 
-    overrides = said.overrides()
-    request = export_run.ExportRequest(model=model, to=to, overrides=overrides, given=given)
+    request = export_run.ExportRequest(model=model, to=to, overrides=asked.overrides, given=given)
     suffixes = [
         part
         for part, usual in ((given.head or "pooled", "pooled"), (given.precision or "fp32", "fp32"))

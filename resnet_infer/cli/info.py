@@ -30,7 +30,9 @@ def info(
     verbose: options.Verbose = False,
 ) -> None:
     """Show an artifact's architecture, preprocessing, classes, origin, shapes and the types of its layers."""
-    manifest, layers, extra = _read(artifact, said.overrides())
+    asked = said.asked(artifact)
+    artifact = asked.model
+    manifest, layers, extra = _read(artifact, asked.overrides)
     counted = summary(layers)
     if format_name == "json":
         emit(text.as_json(manifest.to_dict() | extra | {"layers": counted}))
@@ -56,7 +58,7 @@ def _read(artifact: str, given: "Overrides") -> tuple["Manifest", Sequence[Layer
 
         record, _ = read_engine(path)
         needs = {
-            "shape": "; ".join(profile.describe() for profile in record.profiles),
+            "shape": "; ".join(profile.describe(record.manifest.input_channels) for profile in record.profiles),
             "engine": f"{record.flavour.replace('_', '-')} {record.version}, "
             f"compute capability {', '.join(f'{major}.{minor}' for major, minor in record.capabilities)}",
             "runs here": "; ".join(misfits(record, this_host(record.flavour))) or "yes",
@@ -70,7 +72,8 @@ def _read(artifact: str, given: "Overrides") -> tuple["Manifest", Sequence[Layer
         for name, tensor in checkpoint.state_dict.items()
         if tensor.ndim in (2, 4)
     ]
-    return checkpoint.manifest, layers, {"shape": "batch x 3 x height x width"}
+    channels = checkpoint.manifest.preprocessing.channels
+    return checkpoint.manifest, layers, {"shape": f"batch x {channels} x height x width"}
 
 
 def _table(artifact: str, manifest: "Manifest", layers: list[dict[str, Any]], extra: dict[str, Any]) -> str:

@@ -3,16 +3,14 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from resnet_infer.cli.model_options import ComparedModel
+from resnet_infer.cli.model_options import RunModel
 from resnet_infer.cli.options import Views
 
 if TYPE_CHECKING:
     from resnet_infer.pipeline.score import Member
 
 
-def open_members(
-    models: Sequence[str], run_model: ComparedModel, views: Views, device: str | None = None
-) -> "list[Member]":
+def open_members(models: Sequence[str], run_model: RunModel, views: Views, device: str | None = None) -> "list[Member]":
     """Open every model, on `device` instead of the flags' where it is given; raises what opening does."""
     from resnet_infer.pipeline.score import Member
 

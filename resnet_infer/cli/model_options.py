@@ -1,6 +1,6 @@
 """Flags that say what a model is and how it runs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -9,11 +9,14 @@ import typer
 from resnet_infer.cli.options import DeviceName
 from resnet_infer.errors import UsageError
 from resnet_infer.spec.precisions import Precision
-from resnet_infer.spec.preprocessing import Triple
+from resnet_infer.spec.preprocessing import ChannelOrder, ChannelValues, InputRange, Interpolation, channel_values
 
 if TYPE_CHECKING:
+    from resnet_infer.backends.described import Asked
     from resnet_infer.backends.load import Model
     from resnet_infer.model.checkpoints import Overrides
+
+MODEL_HELP = "Checkpoint key or file; what differs from the flags may follow, as 'FILE?arch=resnet18&precision=bf16'."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,9 +24,24 @@ class Input:
     """What the user says of a model's input and classes."""
 
     PANEL: ClassVar = "Model"
-    mean: Annotated[str | None, typer.Option(help="Input mean in 0..1, as 0.485,0.456,0.406.", metavar="R,G,B")] = None
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            help="Input mean in 0..1, as 0.485,0.456,0.406, in the order of the network's channels.", metavar="R,G,B"
+        ),
+    ] = None
     std: Annotated[
         str | None, typer.Option(help="Input standard deviation in 0..1, as 0.229,0.224,0.225.", metavar="R,G,B")
+    ] = None
+    interpolation: Annotated[
+        Interpolation | None, typer.Option("--interpolation", help="How images are resized, antialiased.")
+    ] = None
+    channel_order: Annotated[
+        ChannelOrder | None, typer.Option("--channel-order", help="Of the network's input; mean and std are in it.")
+    ] = None
+    input_range: Annotated[
+        InputRange | None,
+        typer.Option("--input-range", help="Of pixels before the mean is subtracted; mean and std are of it."),
     ] = None
     labels: Annotated[
         Path | None,
@@ -33,6 +51,11 @@ class Input:
         bool, typer.Option("--no-verify", help="Use the model though checksums in its file are wrong.")
     ] = False
 
+    def given(self) -> dict[str, str]:
+        """The flags that were given, by name, as they were written."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: "true" if value is True else str(value) for name, value in given.items() if value}
+
     def overrides(self) -> "Overrides":
         """What goes over the model's file; raises UsageError."""
         from resnet_infer.model.checkpoints import Overrides
@@ -40,8 +63,11 @@ class Input:
 
         return Overrides(
             arch=getattr(self, "arch", None),
-            mean=_triple("--mean", self.mean),
-            std=_triple("--std", self.std),
+            mean=_values("--mean", self.mean),
+            std=_values("--std", self.std),
+            interpolation=self.interpolation,
+            channel_order=self.channel_order,
+            input_range=self.input_range,
             labels=labels_from_file(self.labels) if self.labels else None,
             head_from=getattr(self, "head_from", None),
             verify=not self.no_verify,
@@ -63,24 +89,21 @@ class Checkpoint(Input):
         Path | None, typer.Option("--head-from", help="File with the classifier, for weights without.", metavar="FILE")
     ] = None
 
+    def asked(self, model: str) -> "Asked":
+        """The model with what stands behind its name over these flags, for commands that run nothing."""
+        from resnet_infer.backends.described import Asked, described
+
+        asked = described(Asked(model=model, overrides=self.overrides()))
+        if asked.settings:
+            raise UsageError(f"{model}: {', '.join(asked.settings)} is for commands that run a model")
+        return asked
+
 
 @dataclass(frozen=True, kw_only=True)
-class ComparedModel(Input):
-    """A model that runs as its file is made for."""
+class RunModel(Checkpoint):
+    """A model and the way to run it: the flags of predict, eval and compare."""
 
     device: DeviceName = "auto"
-
-    def open(self, model: str, *, dense: bool, device: str | None = None) -> "Model":
-        """The model; raises what opening does."""
-        from resnet_infer.backends.load import open_model
-
-        return open_model(model, device=device or self.device, overrides=self.overrides())
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunModel(Checkpoint, ComparedModel):
-    """A model and the way to run it."""
-
     backend: Annotated[
         Literal["torch", "onnxruntime", "tensorrt", "auto"] | None,
         typer.Option(help="Default: the one that the file is for; auto measures which is fastest."),
@@ -109,7 +132,8 @@ class RunModel(Checkpoint, ComparedModel):
     def open(self, model: str, *, dense: bool, device: str | None = None) -> "Model":
         """The model on the backend asked for, `auto` among them; raises what opening does."""
         from resnet_infer.backends.base import RunOptions
-        from resnet_infer.backends.load import open_model
+        from resnet_infer.backends.described import Asked, described
+        from resnet_infer.backends.load import as_asked, open_asked
 
         options = RunOptions(
             provider=self.provider,
@@ -118,30 +142,34 @@ class RunModel(Checkpoint, ComparedModel):
             compile=self.compile,
             autocast=self.autocast,
         )
-        where, overrides = device or self.device, self.overrides()
-        if self.backend != "auto":
-            return open_model(
-                model,
+        asked = described(
+            Asked(
+                model=model,
                 backend=self.backend,
-                device=where,
                 precision=self.precision,
-                overrides=overrides,
+                overrides=self.overrides(),
                 options=options,
             )
-        if options != RunOptions():
+        )
+        where = device or self.device
+        if asked.backend != "auto":
+            return open_asked(asked, where)
+        if asked.options != RunOptions():
             raise UsageError(
                 "--backend auto chooses how to run; leave out --compile, --autocast, --provider and the like"
             )
         from resnet_infer.bench.fastest import open_fastest
 
-        return open_fastest(model, dense=dense, device=where, precision=self.precision, overrides=overrides)
+        opened = open_fastest(
+            asked.model, dense=dense, device=where, precision=asked.precision, overrides=asked.overrides
+        )
+        return as_asked(opened, asked)
 
 
-def _triple(flag: str, text: str | None) -> Triple | None:
+def _values(flag: str, text: str | None) -> ChannelValues | None:
     if text is None:
         return None
     try:
-        r, g, b = (float(part) for part in text.split(","))
-    except ValueError as error:
-        raise UsageError(f"{flag} needs three numbers with commas, as 0.485,0.456,0.406; got '{text}'") from error
-    return r, g, b
+        return channel_values(text)
+    except UsageError as error:
+        raise UsageError(f"{flag} {error}") from error

@@ -136,10 +136,11 @@ def _config(trt: Any, builder: Any, image: Any, options: BuildOptions) -> Any:
                 known = ", ".join(f"{number // 10}.{number % 10}" for number in numbers)
                 raise UsageError(f"--compute-capability {major}.{minor}: {options.flavour} builds for {known}")
     channels_last = tuple(image.shape)[-1] == 3
+    channels = 3 if channels_last else tuple(image.shape)[1]
     for wanted_range in options.profiles:
         profile = builder.create_optimization_profile()
         shapes = [
-            (batch, height, width, 3) if channels_last else (batch, 3, height, width)
+            (batch, height, width, 3) if channels_last else (batch, channels, height, width)
             for batch, height, width in (wanted_range.min, wanted_range.opt, wanted_range.max)
         ]
         profile.set_shape(image.name, *shapes)

@@ -1,7 +1,8 @@
 """ONNX graphs of a network: in float, and with what is put around them.
 
-Input `input` (batch, 3, height, width), all three dynamic; output `logits`, (batch, classes) for the pooled head and a
-map (batch, classes, h, w) for the dense one. Exporter: torch.onnx (dynamo), on a network whose batch norms are folded.
+Input `input` (batch, channels, height, width), all dynamic but channels; output `logits`, (batch, classes) for the
+pooled head and a map (batch, classes, h, w) for the dense one. Exporter: torch.onnx (dynamo), on a network whose batch
+norms are folded.
 """
 
 import contextlib
@@ -9,10 +10,12 @@ import copy
 import io
 import logging
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from resnet_infer.backends.base import Normalize
@@ -29,6 +32,8 @@ OPSETS: Mapping[Precision, int] = {"fp32": 18, "fp16": 18, "bf16": 22}
 """18 is the exporter's own; 22 is the first in which a convolution takes bfloat16."""
 ROUNDING = ("Add", "AveragePool", "Conv", "Gemm", "MatMul", "ReduceMean")
 """Operators whose result is rounded to the type of the graph; the others hand numbers on."""
+PREPROCESS = "preprocess."
+"""How names of nodes begin that come before the network: they compute in fp32 whatever its type."""
 
 
 def float_graph(checkpoint: Checkpoint, head: Head, precision: Precision) -> onnx.ModelProto:
@@ -67,10 +72,10 @@ def float_graph(checkpoint: Checkpoint, head: Head, precision: Precision) -> onn
 
 
 def with_preprocessing(proto: onnx.ModelProto, preprocessing: Preprocessing, layout: InputFormat) -> None:
-    """Put cast, scale and normalisation into the graph, in place: `input` becomes the image's own bytes.
+    """Put cast, channels, scale and normalisation into the graph, in place: `input` becomes the image's own bytes.
 
-    uint8 RGB, (batch, 3, height, width) or (batch, height, width, 3). Computed in fp32 whatever the graph's type, by
-    the same one multiplication and one addition as outside.
+    uint8 RGB, (batch, 3, height, width) or (batch, height, width, 3), whatever channels the network takes. Computed in
+    fp32 whatever the graph's type, by the same operations as outside (`Normalize`).
     """
     graph = proto.graph
     (image,) = graph.input
@@ -78,24 +83,33 @@ def with_preprocessing(proto: onnx.ModelProto, preprocessing: Preprocessing, lay
     for node in graph.node:
         node.input[:] = ["normalized" if name == "input" else name for name in node.input]
     normalize = Normalize(preprocessing, "cpu")
-    graph.initializer.extend(
-        [
-            numpy_helper.from_array(normalize.scale.numpy(), "preprocess.scale"),
-            numpy_helper.from_array(normalize.shift.numpy(), "preprocess.shift"),
-        ]
-    )
     last = "normalized" if kind == TensorProto.FLOAT else "shifted"
-    nodes = [helper.make_node("Cast", ["input"], ["bytes"], to=TensorProto.FLOAT, name="preprocess.cast")]
+    nodes: list[NodeProto] = []
+
+    def then(operator: str, output: str, *constants: NDArray[Any], name: str, **attributes: Any) -> None:
+        """Append an operator on what the last one gave, and on constants."""
+        named = [f"{PREPROCESS}{name}.{place}" for place in range(len(constants))]
+        graph.initializer.extend(map(numpy_helper.from_array, constants, named))
+        inputs = [nodes[-1].output[0] if nodes else "input", *named]
+        nodes.append(helper.make_node(operator, inputs, [output], name=f"{PREPROCESS}{name}", **attributes))
+
+    then("Cast", "bytes", name="cast", to=TensorProto.FLOAT)
     if layout == "uint8-nhwc":
-        nodes.append(
-            helper.make_node("Transpose", ["bytes"], ["planes"], perm=[0, 3, 1, 2], name="preprocess.transpose")
-        )
-    nodes += [
-        helper.make_node("Mul", [nodes[-1].output[0], "preprocess.scale"], ["scaled"], name="preprocess.mul"),
-        helper.make_node("Add", ["scaled", "preprocess.shift"], [last], name="preprocess.add"),
-    ]
+        then("Transpose", "planes", name="transpose", perm=[0, 3, 1, 2])
+    if normalize.reversed:
+        then("Gather", "reversed", np.array([2, 1, 0]), name="reverse", axis=1)
+    if normalize.luma is not None:
+        then("Mul", "weighted", normalize.luma.numpy(), name="weigh")
+        then("ReduceSum", "luma", np.array([1]), name="luma", keepdims=1)
+        then("Add", "up", np.array(0.5, np.float32), name="half")
+        then("Floor", "grey", name="floor")
+    if normalize.channels == 4:
+        alpha = np.array([0, 0, 0, 0, 0, 1, 0, 0])  # one more channel behind the others
+        then("Pad", "opaque", alpha, np.array(255, np.float32), name="alpha")
+    then("Mul", "scaled", normalize.scale.numpy(), name="mul")
+    then("Add", last, normalize.shift.numpy(), name="add")
     if kind != TensorProto.FLOAT:
-        nodes.append(helper.make_node("Cast", ["shifted"], ["normalized"], to=kind, name="preprocess.narrow"))
+        then("Cast", "normalized", name="narrow", to=kind)
     _prepend(graph, nodes)
     shape: list[str | int] = ["batch", 3, "height", "width"]
     if layout == "uint8-nhwc":
@@ -120,7 +134,7 @@ def emulated_bf16(proto: onnx.ModelProto) -> onnx.ModelProto:
     for node in graph.node:
         to = [a for a in node.attribute if a.name == "to" and a.i == TensorProto.BFLOAT16]
         nodes.append(node)
-        if not to and node.op_type not in ROUNDING:
+        if not to and (node.op_type not in ROUNDING or node.name.startswith(PREPROCESS)):
             continue
         output = node.output[0]
         narrow = f"{output}.bf16"

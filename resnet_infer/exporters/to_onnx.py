@@ -67,7 +67,9 @@ def export_onnx(
             f"{checkpoint.name}: was trained with a per-pixel mean, which no export carries; train with --mean channel"
         )
     if head == "dense" and checkpoint.manifest.spec.multiple_of > 1:
-        raise UsageError(f"{checkpoint.name}: has no dense head: its anti-aliasing takes one size; export --head pooled")
+        raise UsageError(
+            f"{checkpoint.name}: has no dense head: its anti-aliasing takes one size; export --head pooled"
+        )
     if path.suffix.lower() != ".onnx":
         raise UsageError(f"{path}: the output's name must end in .onnx")
     manifest = replace(

@@ -66,7 +66,8 @@ def config_pbtxt(
     image = {"uint8-nchw": "TYPE_UINT8", "uint8-nhwc": "TYPE_UINT8"}.get(manifest.input, _float(manifest))
     height, width = _sides(profiles)
     channels_last = manifest.input == "uint8-nhwc"
-    dims = [height, width, 3] if channels_last else [3, height, width]
+    channels = manifest.input_channels
+    dims = [height, width, channels] if channels_last else [channels, height, width]
     classes = manifest.spec.classes
     lines = [
         f"name: {_quoted(name)}",
@@ -139,7 +140,7 @@ def _float(manifest: Manifest) -> str:
 
 def _input_words(manifest: Manifest) -> str:
     if manifest.input != "normalized":
-        return f"RGB bytes, {manifest.input}; normalised in the graph"
+        return f"RGB bytes, {manifest.input}; in the graph: {manifest.preprocessing.describe_values()}"
     return manifest.preprocessing.describe()
 
 

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 from torch import Tensor
@@ -21,7 +22,16 @@ from resnet_infer.spec import manifest as manifests
 from resnet_infer.spec.architectures import ModelSpec
 from resnet_infer.spec.labels import Labels, default_labels, imagenet1k
 from resnet_infer.spec.manifest import Manifest
-from resnet_infer.spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, Triple
+from resnet_infer.spec.preprocessing import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    ChannelOrder,
+    ChannelValues,
+    InputRange,
+    Interpolation,
+    Preprocessing,
+    changed,
+)
 from resnet_infer.spec.registry import bundled_folders, published
 
 SUFFIXES = (".safetensors", *PICKLED)
@@ -32,28 +42,38 @@ class Overrides:
     """What the user says of a model over what its file says; None leaves the file's word."""
 
     arch: str | None = None
-    mean: Triple | None = None
-    std: Triple | None = None
+    mean: ChannelValues | None = None
+    std: ChannelValues | None = None
+    interpolation: Interpolation | None = None
+    channel_order: ChannelOrder | None = None
+    input_range: InputRange | None = None
     labels: Labels | None = None
     head_from: Path | None = None
     """A file with the classifier, for weights without one."""
     verify: bool = True
     """Whether checksums in the file must be right."""
 
+    @property
+    def input(self) -> dict[str, Any]:
+        """What was said of the input, by the names of Preprocessing's fields."""
+        names = ("mean", "std", "interpolation", "channel_order", "input_range")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
     def applied_to(self, manifest: Manifest, where: str) -> Manifest:
-        """The manifest with these values; raises UsageError if the class count does not fit."""
+        """The manifest with these values; raises UsageError if they do not fit it, or are no preprocessing."""
         classes = manifest.spec.classes
         if self.labels and len(self.labels.names) != classes:
             raise UsageError(f"--labels has {len(self.labels.names)} names, but {where} has {classes} classes")
-        if manifest.input != "normalized" and (self.mean or self.std):
-            raise UsageError(
-                f"{where}: normalises inside its graph, where --mean and --std cannot reach; export it again"
-            )
-        preprocessing = replace(
-            manifest.preprocessing,
-            mean=self.mean or manifest.preprocessing.mean,
-            std=self.std or manifest.preprocessing.std,
-        )
+        inside = [name for name in self.input if name != "interpolation"]
+        if manifest.input != "normalized" and inside:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in inside)
+            raise UsageError(f"{where}: normalises inside its graph, which {flags} cannot change; export it again")
+        try:
+            preprocessing = changed(manifest.preprocessing, self.input, manifest.spec.channels)
+        except UsageError as error:
+            raise UsageError(f"{where}: {error}") from error
+        if preprocessing.channels == 4:
+            note(f"{where} takes alpha as well: images are laid over white as ever, and alpha is opaque everywhere")
         return replace(manifest, preprocessing=preprocessing, labels=self.labels or manifest.labels)
 
 
@@ -155,17 +175,28 @@ def _network(tensors: StateDict, overrides: Overrides, where: str) -> tuple[Mode
     return spec, conform(tensors, spec, where), known
 
 
-def native_preprocessing(spec: ModelSpec, mean: Triple, std: Triple) -> Preprocessing:
-    """The usual test input of an architecture: 224 of 256 pixels on ImageNet, the whole 32x32 image on CIFAR."""
+def native_preprocessing(spec: ModelSpec, mean: ChannelValues, std: ChannelValues, **said: Any) -> Preprocessing:
+    """The usual test input of an architecture: 224 of 256 pixels on ImageNet, the whole 32x32 image on CIFAR.
+
+    `said` are more fields of Preprocessing.
+    """
     side = spec.native_size
-    return Preprocessing(mean=mean, std=std, resize=256 if spec.family == "imagenet" else side, crop=side)
+    return Preprocessing(mean=mean, std=std, resize=side if spec.small else 256, crop=side, **said)
 
 
 def _assumed_preprocessing(spec: ModelSpec, overrides: Overrides, path: Path) -> Preprocessing:
     """What a bare weights file is fed: ImageNet's convention is universal; for CIFAR there is none to assume."""
     if overrides.mean and overrides.std:
-        return native_preprocessing(spec, overrides.mean, overrides.std)
-    if spec.family == "cifar":
+        try:
+            return native_preprocessing(spec, **overrides.input)
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}") from error
+    if (channels := spec.channels) != 3:
+        raise UsageError(
+            f"{path}: takes {channels} channel{'s' if channels > 1 else ''} and does not say its preprocessing; give "
+            f"--mean and --std in 0..1, {channels} number{'s' if channels > 1 else ''} each"
+        )
+    if spec.small:
         raise UsageError(
             f"{path}: a bare CIFAR weights file does not say its preprocessing; give --mean and --std in 0..1 "
             "(often 0.485,0.456,0.406 and 0.229,0.224,0.225, or the data set's own)"

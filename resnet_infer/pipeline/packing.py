@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from resnet_infer.data.source import Pixels, content_hash
-from resnet_infer.errors import DataError, ImageError
+from resnet_infer.errors import DataError, ImageError, UsageError
 from resnet_infer.pipeline.decode import decode_jpegs, decode_noting, jpeg_header
 from resnet_infer.pipeline.render import check_pixels, distinct_tiles, layouts, regions, render
 from resnet_infer.pipeline.transfer import Upload
@@ -26,6 +26,15 @@ Offload = Literal["nothing", "rendering", "decoding"]
 Form = Literal["regions", "image", "jpeg"]
 TOGETHER = 2**26
 """Pixels of images that are rendered in one go at most; a larger image goes alone. Resizing on a GPU is in floats."""
+
+
+def check_rendered(protocols: Sequence[Protocol], offload: Offload) -> None:
+    """Raise UsageError if the device is to render what it cannot."""
+    if offload != "nothing" and any(protocol.interpolation == "lanczos" for protocol in protocols):
+        raise UsageError(
+            "lanczos resizing is done on the CPU alone; leave out --render device and --decode device, or give "
+            "--interpolation bicubic, which is another function"
+        )
 
 
 class How(NamedTuple):

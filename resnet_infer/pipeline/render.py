@@ -2,7 +2,8 @@
 
 torchvision's antialiased resize of uint8 with channels innermost is within two levels of Pillow's, within one but for
 about two values in a million of photographs, and, being vectorised for that layout, faster than on any other. On a GPU
-it works in float and rounds, within one level of the CPU's.
+it works in float and rounds, within one level of the CPU's. Lanczos is Pillow's own, on the CPU alone: PyTorch has it
+in its newest releases only, and on no GPU.
 
 Shapes: C is 3, H and W pixels.
 """
@@ -11,6 +12,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
+import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
@@ -133,5 +137,9 @@ def check_pixels(tiles: Iterable[Tile], size: Size) -> None:
 
 
 def _resize(x_CHW: Tensor, size: Size, interpolation: str) -> Tensor:
+    if interpolation == "lanczos":
+        height, width = size
+        image = Image.fromarray(x_CHW.permute(1, 2, 0).contiguous().numpy())
+        return torch.from_numpy(np.array(image.resize((width, height), Image.Resampling.LANCZOS))).permute(2, 0, 1)
     resized_CHW: Tensor = resize(x_CHW, list(size), InterpolationMode(interpolation), antialias=True)
     return resized_CHW

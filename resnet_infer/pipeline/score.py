@@ -22,7 +22,7 @@ from resnet_infer.pipeline.arrivals import Arrivals, Finished, Reduce, everythin
 from resnet_infer.pipeline.batching import Batcher
 from resnet_infer.pipeline.loader import Crew, auto_workers, load_chunks
 from resnet_infer.pipeline.loading import DEFAULT, Loading
-from resnet_infer.pipeline.packing import Chunk, ImageRecord
+from resnet_infer.pipeline.packing import Chunk, ImageRecord, check_rendered
 from resnet_infer.pipeline.transfer import Upload
 from resnet_infer.spec.protocols import Protocol
 from resnet_infer.spec.shapes import range_for
@@ -99,13 +99,14 @@ def score_groups(
     for member in members:
         for protocol in member.protocols:
             check_served(member.model, protocol)
+    protocols = tuple(protocol for member in members for protocol in member.protocols)
+    check_rendered(protocols, loading.offload)
     device = torch.device(_common("run on one device", {member.model.backend.info.device for member in members}))
     classes = _common("have equally many classes", {member.model.manifest.spec.classes for member in members})
     indices = range(len(source.samples)) if indices is None else indices
     workers = loading.workers
     if workers is None:
         workers = auto_workers(len(indices), device.type, guarded=loading.image_timeout_s is not None)
-    protocols = tuple(protocol for member in members for protocol in member.protocols)
     arrivals = Arrivals(device, len(protocols), classes, reduce)
     batchers = []
     first = 0

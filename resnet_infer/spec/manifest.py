@@ -17,6 +17,8 @@ from resnet_infer.spec.preprocessing import InputFormat, Preprocessing
 
 KEY = "resnet_infer"
 VERSION = 1
+VERSION_OF_CHANNELS = 2
+"""Of a network whose input is not RGB in 0..1: releases that do not know of others refuse it, and feed it nothing."""
 MAX_BYTES = 64 * 2**20
 MAX_DEPTH = 32
 MAX_TEXT = 2**16
@@ -94,6 +96,11 @@ class Manifest:
     """Anything a maker wants kept: metrics, recipe."""
 
     @property
+    def input_channels(self) -> int:
+        """Of what an exported graph takes: the network's own, or RGB bytes."""
+        return self.preprocessing.channels if self.input == "normalized" else 3
+
+    @property
     def kept_float(self) -> tuple[FloatLayer, ...]:
         """The layers that a quantised export left in float."""
         kept = self.quantization.get("kept_float")
@@ -102,7 +109,7 @@ class Manifest:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as they are stored."""
         return {
-            "version": VERSION,
+            "version": VERSION if self.preprocessing.plain else VERSION_OF_CHANNELS,
             "architecture": self.spec.to_dict(),
             "preprocessing": self.preprocessing.to_dict(),
             "labels": self.labels.to_dict() if self.labels else None,
@@ -133,8 +140,11 @@ class Manifest:
             values = checked_json(text)
             if not isinstance(values, dict):
                 raise UsageError("manifest is not a JSON object")
-            if values.get("version") != VERSION:
-                raise UsageError(f"manifest version {values.get('version')!r}; this release reads version {VERSION}")
+            if values.get("version") not in (VERSION, VERSION_OF_CHANNELS):
+                raise UsageError(
+                    f"manifest version {values.get('version')!r}; this release reads version {VERSION} and "
+                    f"{VERSION_OF_CHANNELS}"
+                )
             stored = values
             values = (
                 dict[str, Any]({"input": "normalized", "quantization": {}, "gate": {}, "weights_sha256": ""}) | values
@@ -176,6 +186,8 @@ class Manifest:
             )
             if verify and not has_check(stored):
                 raise UsageError(f"it was damaged or changed by hand: its checksum differs {UNVERIFIED}")
+            if manifest.preprocessing.channels != getattr(manifest.spec, "channels", 3):
+                raise UsageError(f"its mean has {manifest.preprocessing.channels} numbers, not one an input channel")
             if manifest.labels and len(manifest.labels.names) != manifest.spec.classes:
                 raise UsageError(f"{len(manifest.labels.names)} class names for {manifest.spec.classes} classes")
         except (UsageError, KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:

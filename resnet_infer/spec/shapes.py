@@ -34,10 +34,10 @@ class ShapeRange:
         (_, low_h, low_w), (_, high_h, high_w) = self.min, self.max
         return low_h <= height <= high_h and low_w <= width <= high_w
 
-    def describe(self) -> str:
+    def describe(self, channels: int = 3) -> str:
         """`1..32 x 3 x 224..448 x 224..448`, ends alike written once, no end as `any`."""
         batch, height, width = (_span(low, high) for low, high in zip(self.min, self.max, strict=True))
-        return f"{batch} x 3 x {height} x {width}"
+        return f"{batch} x {channels} x {height} x {width}"
 
     def to_dict(self) -> dict[str, list[int]]:
         """Plain values for a manifest."""

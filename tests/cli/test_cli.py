@@ -210,7 +210,7 @@ def test_env(run: Run) -> None:
     (["predict", "{data}", "-m", "missing.pth"], 2, ["missing.pth", "no such file"]),
     (["predict", "{data}", "-m", "{net}", "--protocol", "eleven-crop"], 2, ["eleven-crop", "ten-crop"]),
     (["predict", "{data}", "-m", "{net}", "--format", "xml"], 2, ["xml", "jsonl"]),
-    (["predict", "{data}", "-m", "{net}", "--mean", "1,2"], 2, ["--mean", "three numbers", "1,2"]),
+    (["predict", "{data}", "-m", "{net}", "--mean", "1,2"], 2, ["--mean", "3 channels", "2 numbers"]),
     (["predict", "{data}", "-m", "{net}", "--scales", "32,40"], 2, ["--scales", "single-crop"]),
     (["predict", "{data}", "-m", "{net}", "--crop", "48", "--resize", "30"], 2, ["crop 48", "side 30"]),
     (["predict", "{data}", "-m", "{net}", "--arch", "resnet34"], 1, ["net.safetensors", "resnet34", "--arch"]),
