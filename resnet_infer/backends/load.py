@@ -135,6 +135,7 @@ def _open_engine(path: Path, device: str, precision: str | None, overrides: Over
     from resnet_infer.backends.engine_file import read_engine
     from resnet_infer.backends.trt import TensorRTBackend
 
+    overrides.check_no_graph(str(path))
     record, plan = read_engine(path, verify=overrides.verify)
     if overrides.arch and overrides.arch != record.manifest.spec.name:
         raise UsageError(f"{path}: its manifest says {record.manifest.spec.name}; --arch cannot change it")

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -9,13 +10,21 @@ from google.protobuf.message import DecodeError
 from onnx.external_data_helper import uses_external_data
 
 from resnet_infer.backends.onnx_checks import check_graph
+from resnet_infer.backends.onnx_ends import GraphEnds, ScoresOutput
+from resnet_infer.backends.onnx_network import check_architecture, fitting, read_network
+from resnet_infer.console import note
 from resnet_infer.errors import ArtifactError, UsageError
 from resnet_infer.files import sha256_of
 from resnet_infer.model.checkpoints import Overrides, native_preprocessing
 from resnet_infer.spec import manifest as manifests
-from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.architectures import ModelSpec, spec_from_name
 from resnet_infer.spec.labels import default_labels
 from resnet_infer.spec.manifest import Manifest
+from resnet_infer.spec.preprocessing import Triple
+
+NO_MEAN: Triple = (0.0, 0.0, 0.0)
+NO_STD: Triple = (1.0, 1.0, 1.0)
+"""Of a graph that takes bytes, and does all that is done to them itself."""
 
 
 def load_graph(path: Path, data: bytes | None = None) -> onnx.ModelProto:
@@ -90,34 +99,84 @@ def check_checksum(proto: onnx.ModelProto, manifest: Manifest, where: str) -> No
 
 
 def manifest_of(proto: onnx.ModelProto, path: Path, overrides: Overrides) -> Manifest:
-    """The manifest of the graph read from `path`, or one made of `--arch`, `--mean` and `--std` if it has none.
+    """The manifest of the graph read from `path`, or, if it has none, one of what the graph and the flags say.
 
-    Raises ArtifactError naming the flags that are missing.
+    Raises ArtifactError naming the flags that are missing, UsageError for those that contradict the graph.
     """
     stored = stored_manifest(proto, str(path), verify=overrides.verify)
-    if stored:
-        if overrides.verify:
-            check_checksum(proto, stored, str(path))
-        if overrides.arch and overrides.arch != stored.spec.name:
-            raise UsageError(f"{path}: its manifest says {stored.spec.name}; --arch {overrides.arch} cannot change it")
-        return overrides.applied_to(stored, str(path))
-    if not (overrides.arch and overrides.mean and overrides.std):
+    if stored is None:
+        return _manifest_from_elsewhere(proto, path, overrides)
+    if overrides.verify:
+        check_checksum(proto, stored, str(path))
+    for flag, given, said in (
+        ("--arch", overrides.arch, stored.spec.name),
+        ("--scores", overrides.scores, stored.output),
+        ("--output-name", overrides.output_name, stored.output_name or proto.graph.output[0].name),
+    ):
+        if given and given != said:
+            raise UsageError(f"{path}: its manifest says {said}; {flag} {given} cannot change it")
+    if stored.output == "logits" and not stored.adopted and GraphEnds(proto, path).ends_in_softmax:
         raise ArtifactError(
-            f"{path}: has no resnet-infer manifest, so its preprocessing is not known; give --arch, --mean and --std "
-            "(and --labels for class names), or export it with resnet-infer"
+            f"{path}: ends in a softmax, and its manifest says that it gives logits: changed by another tool; take its "
+            "metadata out and adopt it, or export it again"
         )
-    dims = proto.graph.output[0].type.tensor_type.shape.dim
-    classes = dims[1].dim_value if len(dims) > 1 and dims[1].HasField("dim_value") else 0
-    if not classes and overrides.labels:
-        classes = len(overrides.labels.names)
-    spec = spec_from_name(overrides.arch, classes=classes or None)
+    return overrides.applied_to(stored, str(path))
+
+
+def _manifest_from_elsewhere(proto: onnx.ModelProto, path: Path, given: Overrides) -> Manifest:
+    ends = GraphEnds(proto, path)
+    of_bytes = ends.input.startswith("uint8")
+    if not of_bytes and not (given.mean and given.std):
+        raise ArtifactError(
+            f"{path}: has no resnet-infer manifest, so its preprocessing is not known; give --mean and --std "
+            f"(and --labels for class names), or write them into a copy once: resnet-infer adopt {path.name} "
+            "--mean R,G,B --std R,G,B -o COPY.onnx"
+        )
+    output, choice = ends.scores(given.output_name, len(given.labels.names) if given.labels else None)
+    kind = given.scores or ends.kind(output)
+    spec, assumed = _architecture(proto, path, given, output)
+    preprocessing = native_preprocessing(spec, given.mean or NO_MEAN, given.std or NO_STD)
+    if (sides := ends.sides) and sides[0] == sides[1] != preprocessing.crop:
+        side, resize = sides[0], round(sides[0] * preprocessing.resize / preprocessing.crop)
+        preprocessing = replace(preprocessing, resize=resize, crop=side)
+        assumed.append(f"takes {side}x{side} pixels, cropped from a shorter side of {resize} (--resize changes it)")
+    if choice:
+        assumed.append(choice)
+    if kind != "logits":
+        assumed.append(f"ends in softmax ({kind}): not applied again")
+    for sentence in assumed:
+        note(f"{path.name}: {sentence}")
     made = Manifest(
         spec=spec,
-        preprocessing=native_preprocessing(spec, overrides.mean, overrides.std),
+        preprocessing=preprocessing,
         labels=default_labels(spec.classes, spec.stem),
         source=path.name,
+        input=ends.input,
+        output=kind,
+        output_name=output.name,
     )
-    return overrides.applied_to(made, str(path))
+    return given.applied_to(made, str(path))
+
+
+def _architecture(
+    proto: onnx.ModelProto, path: Path, given: Overrides, output: ScoresOutput
+) -> tuple[ModelSpec, list[str]]:
+    """The one that was named, if the graph is of it; else the one that its layers fit. And what was assumed."""
+    network, classes = read_network(proto, path, output.name), output.classes
+    if given.arch:
+        spec = spec_from_name(given.arch, classes)
+        unchecked = check_architecture(network, spec, str(path))
+        return spec, [unchecked] if unchecked else []
+    names = fitting(network, classes) if network else []
+    if not names:
+        raise ArtifactError(
+            f"{path}: has no resnet-infer manifest, and its layers are those of no architecture that is known here; "
+            "give the nearest with --arch"
+            if network is None
+            else f"{path}: its {len(network.layers)} weighted layers of {network.parameters:,} weights are those of no "
+            "architecture that `resnet-infer models` lists, so that it cannot be used"
+        )
+    return spec_from_name(names[0], classes), [f"is {names[0]} by the shapes and strides of its layers"]
 
 
 def input_shape(proto: onnx.ModelProto) -> str:

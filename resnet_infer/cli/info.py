@@ -85,7 +85,8 @@ def _table(artifact: str, manifest: "Manifest", layers: list[dict[str, Any]], ex
         ("classes", f"{spec.classes} ({some})"),
         ("head", manifest.head or "pooled and dense"),
         ("precision", manifest.precision),
-        ("input", f"{'' if manifest.input == 'normalized' else 'bytes, '}{extra['shape']}".replace("; ", "\n")),
+        ("input", f"{'bytes, ' if manifest.input.startswith('uint8') else ''}{extra['shape']}".replace("; ", "\n")),
+        ("output", _output(manifest)),
         ("preprocessing", "\n".join(manifest.preprocessing.describe().split("; "))),
         ("source", f"{manifest.source} (sha256 {manifest.source_sha256[:16] or 'not known'})"),
     ]
@@ -111,6 +112,12 @@ def _table(artifact: str, manifest: "Manifest", layers: list[dict[str, Any]], ex
             text.as_table(["layer", "computes in", "layers", "parameters"], types, right=(2, 3)),
         ]
     )
+
+
+def _output(manifest: "Manifest") -> str:
+    """What the scores are, and the output that has them where there are several."""
+    name = f" ({manifest.output_name})" if manifest.output_name else ""
+    return f"{manifest.output}{name}{'' if manifest.output == 'logits' else '; ends in softmax: not applied again'}"
 
 
 def _number(value: Any) -> float:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import typer
 
+from resnet_infer.cli.graph_options import GraphOutput
 from resnet_infer.cli.options import DeviceName
 from resnet_infer.errors import UsageError
 from resnet_infer.spec.precisions import Precision
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Input:
+class Input(GraphOutput):
     """What the user says of a model's input and classes."""
 
     PANEL: ClassVar = "Model"
@@ -43,6 +44,8 @@ class Input:
             mean=_triple("--mean", self.mean),
             std=_triple("--std", self.std),
             labels=labels_from_file(self.labels) if self.labels else None,
+            scores=self.scores,
+            output_name=self.output_name,
             verify=not self.no_verify,
         )
 

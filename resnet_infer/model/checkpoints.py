@@ -26,7 +26,7 @@ from resnet_infer.model.download import weights_file
 from resnet_infer.spec import manifest as manifests
 from resnet_infer.spec.architectures import ModelSpec, spec_from_name
 from resnet_infer.spec.labels import Labels, default_labels, imagenet1k
-from resnet_infer.spec.manifest import Manifest
+from resnet_infer.spec.manifest import Manifest, Scores
 from resnet_infer.spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, Triple
 from resnet_infer.spec.registry import bundled_folders, published
 
@@ -42,15 +42,24 @@ class Overrides:
     mean: Triple | None = None
     std: Triple | None = None
     labels: Labels | None = None
+    scores: Scores | None = None
+    """Of an ONNX graph: what its output's values are."""
+    output_name: str | None = None
+    """Of an ONNX graph: the output that has the scores."""
     verify: bool = True
     """Whether checksums in the file must be right."""
+
+    def check_no_graph(self, where: str) -> None:
+        """Raise UsageError for what is said of an ONNX graph's output, as `where` is something else."""
+        if self.scores or self.output_name:
+            raise UsageError(f"{where}: --scores and --output-name are for .onnx files from elsewhere; leave them out")
 
     def applied_to(self, manifest: Manifest, where: str) -> Manifest:
         """The manifest with these values; raises UsageError if the class count does not fit."""
         classes = manifest.spec.classes
         if self.labels and len(self.labels.names) != classes:
             raise UsageError(f"--labels has {len(self.labels.names)} names, but {where} has {classes} classes")
-        if manifest.input != "normalized" and (self.mean or self.std):
+        if manifest.input.startswith("uint8") and (self.mean or self.std):
             raise UsageError(
                 f"{where}: normalises inside its graph, where --mean and --std cannot reach; export it again"
             )
@@ -87,6 +96,7 @@ def load_checkpoint(model: str, overrides: Overrides | None = None) -> Checkpoin
     Raises UnknownNameError, DownloadError, CheckpointError or UsageError, each saying what to do.
     """
     overrides = overrides or Overrides()
+    overrides.check_no_graph(model)
     if is_checkpoint_file(model):
         return _from_file(Path(model), overrides)
     bundled = bundled_folders()

@@ -8,9 +8,9 @@ from typing import Any, Literal, get_args
 from resnet_infer.errors import UsageError
 
 Interpolation = Literal["bilinear", "bicubic"]
-InputFormat = Literal["normalized", "uint8-nchw", "uint8-nhwc"]
-"""What a graph takes: RGB already scaled and normalised, (batch, 3, height, width); or the image's own bytes in either
-layout, with scaling and normalisation inside the graph."""
+InputFormat = Literal["normalized", "normalized-nhwc", "uint8-nchw", "uint8-nhwc"]
+"""What a graph takes: floats that are scaled and normalised already, (batch, 3, height, width) or, by `-nhwc`,
+(batch, height, width, 3); or the image's own bytes in either layout, with scaling and normalisation in the graph."""
 Triple = tuple[float, float, float]
 
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
