@@ -27,8 +27,6 @@ from resnet_infer.spec.preprocessing import InputFormat, Preprocessing
 DTYPES: Mapping[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 OPSETS: Mapping[Precision, int] = {"fp32": 18, "fp16": 18, "bf16": 22}
 """18 is the exporter's own; 22 is the first in which a convolution takes bfloat16."""
-ROUNDING = ("Add", "AveragePool", "Conv", "Gemm", "MatMul", "ReduceMean")
-"""Operators whose result is rounded to the type of the graph; the others hand numbers on."""
 
 
 def float_graph(checkpoint: Checkpoint, head: Head, precision: Precision) -> onnx.ModelProto:
@@ -98,37 +96,6 @@ def with_preprocessing(proto: onnx.ModelProto, preprocessing: Preprocessing, lay
     if layout == "uint8-nhwc":
         shape = ["batch", "height", "width", 3]
     image.CopyFrom(helper.make_tensor_value_info("input", TensorProto.UINT8, shape))
-
-
-def emulated_bf16(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A bf16 graph as an fp32 one that rounds to bf16 after every operator that computes.
-
-    What a bf16 kernel does that adds up in fp32, as they all do; for machines that have none, as every CPU's
-    onnxruntime. Used to check an export, never to run one.
-    """
-    proto = copy.deepcopy(proto)
-    graph = proto.graph
-    del graph.value_info[:]
-    for tensor in graph.initializer:
-        if tensor.data_type == TensorProto.BFLOAT16:
-            array = numpy_helper.to_array(tensor).astype(np.float32)
-            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
-    nodes: list[NodeProto] = []
-    for node in graph.node:
-        to = [a for a in node.attribute if a.name == "to" and a.i == TensorProto.BFLOAT16]
-        nodes.append(node)
-        if not to and node.op_type not in ROUNDING:
-            continue
-        output = node.output[0]
-        narrow = f"{output}.bf16"
-        if to:  # the graph's own rounding of its input
-            node.output[0] = narrow
-        else:
-            node.output[0] = f"{output}.fp32"
-            nodes.append(helper.make_node("Cast", [node.output[0]], [narrow], to=TensorProto.BFLOAT16))
-        nodes.append(helper.make_node("Cast", [narrow], [output], to=TensorProto.FLOAT))
-    _replace_nodes(graph, nodes)
-    return proto
 
 
 def _cast_ends(proto: onnx.ModelProto) -> None:

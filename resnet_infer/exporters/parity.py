@@ -19,7 +19,7 @@ from resnet_infer.backends.ort import OrtBackend
 from resnet_infer.backends.pytorch import TorchBackend
 from resnet_infer.data.source import Source
 from resnet_infer.errors import DataError
-from resnet_infer.exporters.graphs import emulated_bf16
+from resnet_infer.exporters.emulation import emulated
 from resnet_infer.model.checkpoints import Checkpoint
 from resnet_infer.pipeline.decode import decode
 from resnet_infer.pipeline.render import render
@@ -49,14 +49,18 @@ class Parity:
     tolerance: float
     top1_agreement: float
     """Share of score vectors with the same best class, 0..1."""
+    overflow: str = ""
+    """What gave scores that are no numbers, in words."""
 
     @property
     def passed(self) -> bool:
         """Whether the difference is within tolerance; a difference that is not a number is not."""
-        return self.relative_diff <= self.tolerance
+        return not self.overflow and self.relative_diff <= self.tolerance
 
     def describe(self) -> str:
         """One line in plain words."""
+        if self.overflow:
+            return self.overflow
         sizes = ", ".join(f"{b}x3x{h}x{w}" for b, h, w in self.shapes)
         return (
             f"largest difference from PyTorch {self.max_diff:.2g}, {self.relative_diff:.2g} of the largest logit "
@@ -66,18 +70,21 @@ class Parity:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a manifest, as they come back from one."""
-        return asdict(self) | {"shapes": [list(shape) for shape in self.shapes]}
+        values = asdict(self) | {"shapes": [list(shape) for shape in self.shapes]}
+        del values["overflow"]
+        return values
 
 
 def check_parity(checkpoint: Checkpoint, path: Path, manifest: Manifest, source: Source | None = None) -> Parity:
     """Run the same uint8 images through the checkpoint in PyTorch and the file in ONNX Runtime, on the CPU."""
     reference = TorchBackend(checkpoint, device="cpu", fold=False)  # as it was trained: the file is folded
     head = manifest.head or "pooled"
-    shapes, differences, largest, agreeing = [], [0.0], [0.0], []
+    shapes, differences, largest, agreeing, overflow = [], [0.0], [0.0], [], ""
     with checking_backend(path, manifest, "cpu") as candidate:
         for x_BCHW in _inputs(manifest.spec, source):
             a_BKhw, b_BKhw = reference.run(x_BCHW, head), candidate.run(x_BCHW, head)
             batch, _, height, width = x_BCHW.shape
+            overflow = overflow or _overflow(a_BKhw, b_BKhw, manifest.precision)
             shapes.append((batch, height, width))
             differences.append(float((a_BKhw - b_BKhw).abs().max().nan_to_num(torch.inf)))
             largest.append(float(a_BKhw.abs().max()))
@@ -89,19 +96,37 @@ def check_parity(checkpoint: Checkpoint, path: Path, manifest: Manifest, source:
         relative_diff=max(differences) / max(max(largest), 1e-30),
         tolerance=TOLERANCE[manifest.precision],
         top1_agreement=float(torch.cat(agreeing).float().mean()),
+        overflow=overflow,
+    )
+
+
+def _overflow(expected_BKhw: Tensor, scores_BKhw: Tensor, precision: Precision) -> str:
+    """Why scores are no numbers; nothing where all are."""
+    if not expected_BKhw.isfinite().all():
+        return "PyTorch itself gives scores that are no numbers in fp32: the weights are damaged, or training diverged"
+    if scores_BKhw.isfinite().all():
+        return ""
+    largest = {"fp16": 65504, "bf16": 3.39e38}.get(precision)
+    if largest is None:
+        return f"gives scores that are no numbers in {precision}, where PyTorch gives numbers in fp32"
+    other = "bf16 or fp32" if precision == "fp16" else "fp32"
+    return (
+        f"overflows in {precision}, whose largest number is {largest:g}: scores are no numbers where PyTorch gives "
+        f"numbers in fp32; export with --precision {other}"
     )
 
 
 @contextlib.contextmanager
 def checking_backend(path: Path, manifest: Manifest, device: str = "auto") -> Iterator[OrtBackend]:
-    """The file in ONNX Runtime, to be checked; a bf16 file on a CPU, which has no such kernels, as its emulation."""
+    """The file in ONNX Runtime, to be checked; one of half precision on a CPU, which does not compute in it, as its
+    emulation."""
     with tempfile.TemporaryDirectory(prefix="resnet-infer-check-") as folder:
-        emulated = manifest.precision == "bf16" and torch_device(device).type == "cpu"
-        if emulated:
-            graph, path = emulated_bf16(onnx.load(path)), Path(folder) / path.name
+        half = manifest.precision in ("bf16", "fp16") and torch_device(device).type == "cpu"
+        if half:
+            graph, path = emulated(onnx.load(path)), Path(folder) / path.name
             onnx.save(graph, path)
         running = OrtBackend(path, manifest, device)
-        if emulated:
+        if half:
             running.info = replace(running.info, name="emulated in fp32 on onnxruntime")
         try:
             yield running

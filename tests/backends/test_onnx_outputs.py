@@ -137,7 +137,7 @@ def test_ends_that_are_no_classifiers(net: ResNet, tmp_path: Path, end: nn.Modul
 
 
 def test_what_is_said_of_a_graph_is_said_of_no_checkpoint() -> None:
-    with pytest.raises(UsageError, match="--scores and --output-name are for .onnx files"):
+    with pytest.raises(UsageError, match="--scores and --output-name are for"):
         load_checkpoint("resnet20.cifar10", Overrides(scores="logits"))
 
 
