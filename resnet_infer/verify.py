@@ -69,9 +69,8 @@ def _onnx(path: Path) -> list[str]:
     import onnx
 
     from resnet_infer.backends.onnx_ends import GraphEnds
-    from resnet_infer.backends.onnx_file import check_checksum, load_graph, stored_manifest
+    from resnet_infer.backends.onnx_file import check_checksum, check_precision, load_graph, stored_manifest
     from resnet_infer.backends.onnx_layers import file_precision, read_layers
-    from resnet_infer.spec.precisions import check_claim
 
     proto = load_graph(path)
     try:
@@ -83,7 +82,7 @@ def _onnx(path: Path) -> list[str]:
     if manifest is None:
         return ["a valid graph", f"{file_precision(layers)} by its {len(layers)} layers", "no manifest in it"]
     check_checksum(proto, manifest, str(path))
-    check_claim(manifest.precision, layers, manifest.kept_float, str(path))
+    check_precision(manifest, layers, str(path))
     output, _ = GraphEnds(proto, path).scores(manifest.output_name or None, manifest.spec.classes)
     if output.classes != manifest.spec.classes:
         raise GateError(

@@ -11,15 +11,17 @@ from onnx.external_data_helper import uses_external_data
 
 from resnet_infer.backends.onnx_checks import check_graph
 from resnet_infer.backends.onnx_ends import GraphEnds, ScoresOutput
+from resnet_infer.backends.onnx_layers import file_precision, read_layers
 from resnet_infer.backends.onnx_network import check_architecture, fitting, read_network
 from resnet_infer.console import note
-from resnet_infer.errors import ArtifactError, UsageError
+from resnet_infer.errors import ArtifactError, GateError, UsageError
 from resnet_infer.files import sha256_of
 from resnet_infer.model.checkpoints import Overrides, native_preprocessing
 from resnet_infer.spec import manifest as manifests
 from resnet_infer.spec.architectures import ModelSpec, spec_from_name
 from resnet_infer.spec.labels import default_labels
 from resnet_infer.spec.manifest import Manifest
+from resnet_infer.spec.precisions import Layer, check_claim
 from resnet_infer.spec.preprocessing import Triple
 
 NO_MEAN: Triple = (0.0, 0.0, 0.0)
@@ -98,14 +100,16 @@ def check_checksum(proto: onnx.ModelProto, manifest: Manifest, where: str) -> No
         )
 
 
-def manifest_of(proto: onnx.ModelProto, path: Path, overrides: Overrides) -> Manifest:
+def manifest_of(proto: onnx.ModelProto, path: Path, overrides: Overrides, like: Manifest | None = None) -> Manifest:
     """The manifest of the graph read from `path`, or, if it has none, one of what the graph and the flags say.
+
+    `like` is a checkpoint's, whose network, preprocessing and classes the graph is said to have.
 
     Raises ArtifactError naming the flags that are missing, UsageError for those that contradict the graph.
     """
     stored = stored_manifest(proto, str(path), verify=overrides.verify)
     if stored is None:
-        return _manifest_from_elsewhere(proto, path, overrides)
+        return _manifest_from_elsewhere(proto, path, overrides, like)
     if overrides.verify:
         check_checksum(proto, stored, str(path))
     for flag, given, said in (
@@ -123,19 +127,22 @@ def manifest_of(proto: onnx.ModelProto, path: Path, overrides: Overrides) -> Man
     return overrides.applied_to(stored, str(path))
 
 
-def _manifest_from_elsewhere(proto: onnx.ModelProto, path: Path, given: Overrides) -> Manifest:
+def _manifest_from_elsewhere(proto: onnx.ModelProto, path: Path, given: Overrides, like: Manifest | None) -> Manifest:
     ends = GraphEnds(proto, path)
-    of_bytes = ends.input.startswith("uint8")
-    if not of_bytes and not (given.mean and given.std):
+    if not (like or ends.input.startswith("uint8") or (given.mean and given.std)):
         raise ArtifactError(
             f"{path}: has no resnet-infer manifest, so its preprocessing is not known; give --mean and --std "
             f"(and --labels for class names), or write them into a copy once: resnet-infer adopt {path.name} "
             "--mean R,G,B --std R,G,B -o COPY.onnx"
         )
-    output, choice = ends.scores(given.output_name, len(given.labels.names) if given.labels else None)
+    classes = like.spec.classes if like else len(given.labels.names) if given.labels else None
+    output, choice = ends.scores(given.output_name, classes)
     kind = given.scores or ends.kind(output)
-    spec, assumed = _architecture(proto, path, given, output)
-    preprocessing = native_preprocessing(spec, given.mean or NO_MEAN, given.std or NO_STD)
+    spec, assumed = _architecture(proto, path, given, output, like.spec if like else None)
+    if like:
+        preprocessing = like.preprocessing
+    else:
+        preprocessing = native_preprocessing(spec, given.mean or NO_MEAN, given.std or NO_STD)
     if (sides := ends.sides) and sides[0] == sides[1] != preprocessing.crop:
         side, resize = sides[0], round(sides[0] * preprocessing.resize / preprocessing.crop)
         preprocessing = replace(preprocessing, resize=resize, crop=side)
@@ -149,8 +156,11 @@ def _manifest_from_elsewhere(proto: onnx.ModelProto, path: Path, given: Override
     made = Manifest(
         spec=spec,
         preprocessing=preprocessing,
-        labels=default_labels(spec.classes, spec.stem),
+        labels=like.labels if like else default_labels(spec.classes, spec.stem),
         source=path.name,
+        head="pooled" if len(output.shape) == 2 else "dense",
+        precision=file_precision(read_layers(proto)),
+        adopted=True,
         input=ends.input,
         output=kind,
         output_name=output.name,
@@ -159,13 +169,14 @@ def _manifest_from_elsewhere(proto: onnx.ModelProto, path: Path, given: Override
 
 
 def _architecture(
-    proto: onnx.ModelProto, path: Path, given: Overrides, output: ScoresOutput
+    proto: onnx.ModelProto, path: Path, given: Overrides, output: ScoresOutput, like: ModelSpec | None
 ) -> tuple[ModelSpec, list[str]]:
     """The one that was named, if the graph is of it; else the one that its layers fit. And what was assumed."""
     network, classes = read_network(proto, path, output.name), output.classes
-    if given.arch:
-        spec = spec_from_name(given.arch, classes)
-        unchecked = check_architecture(network, spec, str(path))
+    if like or given.arch:
+        spec = like or spec_from_name(str(given.arch), classes)
+        said = f"--like, a {spec.name}," if like else f"--arch {given.arch}"
+        unchecked = check_architecture(network, spec, said, str(path))
         return spec, [unchecked] if unchecked else []
     names = fitting(network, classes) if network else []
     if not names:
@@ -177,6 +188,18 @@ def _architecture(
             "architecture that `resnet-infer models` lists, so that it cannot be used"
         )
     return spec_from_name(names[0], classes), [f"is {names[0]} by the shapes and strides of its layers"]
+
+
+def check_precision(manifest: Manifest, layers: Sequence[Layer], where: str) -> None:
+    """Raise GateError if a graph is not of the precision that its manifest says.
+
+    Of another tool's, most weights must be; a file of unknown head claims nothing.
+    """
+    if manifest.adopted:
+        if (found := file_precision(tuple(layers))) != manifest.precision:
+            raise GateError(f"{where}: its manifest says {manifest.precision}, but most of its weights are {found}")
+    elif manifest.head:
+        check_claim(manifest.precision, layers, manifest.kept_float, where)
 
 
 def input_shape(proto: onnx.ModelProto) -> str:

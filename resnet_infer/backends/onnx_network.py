@@ -112,18 +112,18 @@ def fitting(network: Network, classes: int) -> list[str]:
     return [spec.name for spec in found]
 
 
-def check_architecture(network: Network | None, spec: ModelSpec, where: str) -> str:
+def check_architecture(network: Network | None, spec: ModelSpec, said: str, where: str) -> str:
     """Raise UsageError, naming what differs and the name that fits, if a graph is not of this architecture.
 
-    Gives what is to be said where it could not be compared.
+    `said` are the words that say that it is. Gives what is to be said where it could not be compared.
     """
     if network is None:
-        return f"{where}: its weights cannot be read off the graph, so --arch {spec.name} is taken without a check"
+        return f"its weights cannot be read off the graph, so {said} is taken without a check"
     if not (problem := network.misfit(spec)):
         return ""
-    others = fitting(network, spec.classes)
+    others = fitting(network, network.layers[-1].shape[0])
     remedy = f"its layers are those of {others[0]}: give --arch {others[0]}" if others else "give its own --arch"
-    raise UsageError(f"{where}: --arch {spec.name} does not fit: {problem}; {remedy}")
+    raise UsageError(f"{where}: {said} does not fit: {problem}; {remedy}")
 
 
 class _Reader:

@@ -13,7 +13,7 @@ from resnet_infer.cli.groups import with_flags
 from resnet_infer.cli.model_options import Checkpoint
 from resnet_infer.console import emit, say, visible
 from resnet_infer.report import text
-from resnet_infer.spec.precisions import Layer, check_claim, summary
+from resnet_infer.spec.precisions import Layer, summary
 
 if TYPE_CHECKING:
     from resnet_infer.model.checkpoints import Overrides
@@ -37,7 +37,9 @@ def info(
     else:
         say(_table(artifact, visible(manifest), counted, visible(extra)))
     if manifest.head:  # an exported file claims a precision; everyone should see it proven, or refuted
-        check_claim(manifest.precision, layers, manifest.kept_float, artifact)
+        from resnet_infer.backends.onnx_file import check_precision
+
+        check_precision(manifest, layers, artifact)
 
 
 def _read(artifact: str, given: "Overrides") -> tuple["Manifest", Sequence[Layer], dict[str, Any]]:

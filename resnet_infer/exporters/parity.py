@@ -24,14 +24,17 @@ from resnet_infer.model.checkpoints import Checkpoint
 from resnet_infer.pipeline.decode import decode
 from resnet_infer.pipeline.render import render
 from resnet_infer.spec.architectures import ModelSpec
-from resnet_infer.spec.manifest import Manifest
+from resnet_infer.spec.manifest import Manifest, Scores
 from resnet_infer.spec.precisions import Precision
 from resnet_infer.spec.protocols import Size, Tile
+from resnet_infer.spec.shapes import ShapeRange
 
 TOLERANCE: Mapping[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1.5e-1, "int8": 1.0, "fp8": 1.0}
 """Largest difference of a logit over the largest logit. fp32 differs by the order of sums, fp16 by its 11 bits, bf16 by
 its 8. For int8 and fp8 this only finds a graph that is wrong: their accuracy is judged on held-out images."""
 IMAGES = 3
+SMALLEST_LOG = -10.0
+"""Of a probability that is compared: below it, rounding leaves too little."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +84,9 @@ def check_parity(checkpoint: Checkpoint, path: Path, manifest: Manifest, source:
     head = manifest.head or "pooled"
     shapes, differences, largest, agreeing, overflow = [], [0.0], [0.0], [], ""
     with checking_backend(path, manifest, "cpu") as candidate:
-        for x_BCHW in _inputs(manifest.spec, source):
+        for x_BCHW in _accepted(candidate.shapes, manifest, source):
             a_BKhw, b_BKhw = reference.run(x_BCHW, head), candidate.run(x_BCHW, head)
+            a_BKhw, b_BKhw = (_comparable(scores, manifest.output) for scores in (a_BKhw, b_BKhw))
             batch, _, height, width = x_BCHW.shape
             overflow = overflow or _overflow(a_BKhw, b_BKhw, manifest.precision)
             shapes.append((batch, height, width))
@@ -134,12 +138,30 @@ def checking_backend(path: Path, manifest: Manifest, device: str = "auto") -> It
             running.close()
 
 
-def _inputs(spec: ModelSpec, source: Source | None) -> Iterator[Tensor]:
-    """uint8 batches: one and three images at the native size, and larger rectangles of odd sides."""
+def _comparable(logits_BKhw: Tensor, output: Scores) -> Tensor:
+    """The scores themselves; of a graph that ends in a softmax, what that leaves of them."""
+    if output == "logits" or not logits_BKhw.isfinite().all():
+        return logits_BKhw
+    logs_BKhw = logits_BKhw.log_softmax(1)
+    return logs_BKhw.clamp(min=SMALLEST_LOG) if output == "probabilities" else logs_BKhw
+
+
+def _accepted(shapes: Sequence[ShapeRange], manifest: Manifest, source: Source | None) -> Iterator[Tensor]:
+    """The batches that a graph of these input shapes takes; at its own size if that is none of theirs."""
+    served = [
+        (batch, size)
+        for batch, size in _shapes(manifest.spec)
+        if any(shape.accepts(*size) and batch <= shape.max[0] for shape in shapes)
+    ]
+    for batch, size in served or [(1, shapes[0].opt[1:])]:
+        yield _random(batch, size) if source is None else _real(batch, size, source)
+
+
+def _shapes(spec: ModelSpec) -> Sequence[tuple[int, Size]]:
+    """One and three images at the native size, and larger rectangles of odd sides."""
     side = spec.native_size
     larger = (side + side // 4 + 1, side + side // 2 + 3)
-    for batch, size in ((1, (side, side)), (IMAGES, (side, side)), (2, larger), (1, (larger[1], larger[0]))):
-        yield _random(batch, size) if source is None else _real(batch, size, source)
+    return ((1, (side, side)), (IMAGES, (side, side)), (2, larger), (1, (larger[1], larger[0])))
 
 
 def _random(batch: int, size: Size) -> Tensor:
