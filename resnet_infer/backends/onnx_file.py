@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import onnx
@@ -152,7 +153,7 @@ def _manifest_from_elsewhere(proto: onnx.ModelProto, path: Path, given: Override
     if kind != "logits":
         assumed.append(f"ends in softmax ({kind}): not applied again")
     for sentence in assumed:
-        note(f"{path.name}: {sentence}")
+        _say_once(path, sentence)
     made = Manifest(
         spec=spec,
         preprocessing=preprocessing,
@@ -166,6 +167,11 @@ def _manifest_from_elsewhere(proto: onnx.ModelProto, path: Path, given: Override
         output_name=output.name,
     )
     return given.applied_to(made, str(path))
+
+
+@cache
+def _say_once(path: Path, sentence: str) -> None:
+    note(f"{path.name}: {sentence}")
 
 
 def _architecture(

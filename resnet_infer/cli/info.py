@@ -97,7 +97,8 @@ def _table(artifact: str, manifest: "Manifest", layers: list[dict[str, Any]], ex
         lines.append(("made with", "\n".join(f"{name} {version}" for name, version in manifest.versions.items())))
     if manifest.parity:
         difference = _number(manifest.parity.get("relative_diff"))
-        lines.append(("parity", f"largest difference {difference:.1e} of the largest logit from PyTorch"))
+        reference = manifest.parity.get("reference", "PyTorch")
+        lines.append(("parity", f"largest difference {difference:.1e} of the largest logit from {reference}"))
     if found := manifest.quantization:
         lines.append(
             ("ranges", "{} of {} images, arranged for {}".format(*map(found.get, ("method", "images", "arrangement"))))

@@ -16,6 +16,7 @@ import torch
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from resnet_infer.backends.base import Normalize
+from resnet_infer.exporters.opset import EXPORTED, lowered, opset_for
 from resnet_infer.model.checkpoints import Checkpoint
 from resnet_infer.model.fold import fold_batch_norm
 from resnet_infer.model.heads import with_head
@@ -25,16 +26,15 @@ from resnet_infer.spec.precisions import Precision
 from resnet_infer.spec.preprocessing import InputFormat, Preprocessing
 
 DTYPES: Mapping[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-OPSETS: Mapping[Precision, int] = {"fp32": 18, "fp16": 18, "bf16": 22}
-"""18 is the exporter's own; 22 is the first in which a convolution takes bfloat16."""
 
 
-def float_graph(checkpoint: Checkpoint, head: Head, precision: Precision) -> onnx.ModelProto:
+def float_graph(checkpoint: Checkpoint, head: Head, precision: Precision, opset: int | None = None) -> onnx.ModelProto:
     """The network with weights and activations in fp32, fp16 or bf16.
 
     Batch norm is folded in fp32, then the weights are cast. Input and output are of the same type, but float32 for
-    bf16, which numpy and most clients do not have.
+    bf16, which numpy and most clients do not have. Raises UsageError for an operator set that cannot be.
     """
+    wanted = opset_for(precision, opset)
     spec = checkpoint.manifest.spec
     folded = fold_batch_norm(build(spec, dict(checkpoint.state_dict)))
     net = with_head(folded, head).to(DTYPES[precision]).eval()
@@ -47,7 +47,7 @@ def float_graph(checkpoint: Checkpoint, head: Head, precision: Precision) -> onn
             input_names=["input"],
             output_names=["logits"],
             dynamic_shapes=({0: "batch", 2: "height", 3: "width"},),
-            opset_version=OPSETS[precision],
+            opset_version=max(wanted, EXPORTED),
             dynamo=True,
             verbose=False,
         )
@@ -58,7 +58,7 @@ def float_graph(checkpoint: Checkpoint, head: Head, precision: Precision) -> onn
     proto.graph.name = spec.name
     if precision == "bf16":
         _cast_ends(proto)
-    return proto
+    return lowered(proto, wanted) if wanted < EXPORTED else proto
 
 
 def with_preprocessing(proto: onnx.ModelProto, preprocessing: Preprocessing, layout: InputFormat) -> None:

@@ -14,6 +14,7 @@ import onnx
 import torch
 from torch import Tensor
 
+from resnet_infer.backends.base import Backend
 from resnet_infer.backends.devices import torch_device
 from resnet_infer.backends.ort import OrtBackend
 from resnet_infer.backends.pytorch import TorchBackend
@@ -52,6 +53,8 @@ class Parity:
     tolerance: float
     top1_agreement: float
     """Share of score vectors with the same best class, 0..1."""
+    reference: str = "PyTorch"
+    """What it was compared with."""
     overflow: str = ""
     """What gave scores that are no numbers, in words."""
 
@@ -66,8 +69,8 @@ class Parity:
             return self.overflow
         sizes = ", ".join(f"{b}x3x{h}x{w}" for b, h, w in self.shapes)
         return (
-            f"largest difference from PyTorch {self.max_diff:.2g}, {self.relative_diff:.2g} of the largest logit "
-            f"(tolerance {self.tolerance:.0e}); best class agrees on {100 * self.top1_agreement:.1f} %; "
+            f"largest difference from {self.reference} {self.max_diff:.2g}, {self.relative_diff:.2g} of the largest "
+            f"logit (tolerance {self.tolerance:.0e}); best class agrees on {100 * self.top1_agreement:.1f} %; "
             f"{self.images} images at {sizes}"
         )
 
@@ -81,6 +84,11 @@ class Parity:
 def check_parity(checkpoint: Checkpoint, path: Path, manifest: Manifest, source: Source | None = None) -> Parity:
     """Run the same uint8 images through the checkpoint in PyTorch and the file in ONNX Runtime, on the CPU."""
     reference = TorchBackend(checkpoint, device="cpu", fold=False)  # as it was trained: the file is folded
+    return compare_with(reference, "PyTorch", path, manifest, source)
+
+
+def compare_with(reference: Backend, name: str, path: Path, manifest: Manifest, source: Source | None = None) -> Parity:
+    """Run the same uint8 images through a reference of this name and the file in ONNX Runtime, on the CPU."""
     head = manifest.head or "pooled"
     shapes, differences, largest, agreeing, overflow = [], [0.0], [0.0], [], ""
     with checking_backend(path, manifest, "cpu") as candidate:
@@ -88,7 +96,7 @@ def check_parity(checkpoint: Checkpoint, path: Path, manifest: Manifest, source:
             a_BKhw, b_BKhw = reference.run(x_BCHW, head), candidate.run(x_BCHW, head)
             a_BKhw, b_BKhw = (_comparable(scores, manifest.output) for scores in (a_BKhw, b_BKhw))
             batch, _, height, width = x_BCHW.shape
-            overflow = overflow or _overflow(a_BKhw, b_BKhw, manifest.precision)
+            overflow = overflow or _overflow(a_BKhw, b_BKhw, name, manifest.precision)
             shapes.append((batch, height, width))
             differences.append(float((a_BKhw - b_BKhw).abs().max().nan_to_num(torch.inf)))
             largest.append(float(a_BKhw.abs().max()))
@@ -101,21 +109,22 @@ def check_parity(checkpoint: Checkpoint, path: Path, manifest: Manifest, source:
         tolerance=TOLERANCE[manifest.precision],
         top1_agreement=float(torch.cat(agreeing).float().mean()),
         overflow=overflow,
+        reference=name,
     )
 
 
-def _overflow(expected_BKhw: Tensor, scores_BKhw: Tensor, precision: Precision) -> str:
+def _overflow(expected_BKhw: Tensor, scores_BKhw: Tensor, name: str, precision: Precision) -> str:
     """Why scores are no numbers; nothing where all are."""
     if not expected_BKhw.isfinite().all():
-        return "PyTorch itself gives scores that are no numbers in fp32: the weights are damaged, or training diverged"
+        return f"{name} itself gives scores that are no numbers in fp32: the weights are damaged, or training diverged"
     if scores_BKhw.isfinite().all():
         return ""
     largest = {"fp16": 65504, "bf16": 3.39e38}.get(precision)
     if largest is None:
-        return f"gives scores that are no numbers in {precision}, where PyTorch gives numbers in fp32"
+        return f"gives scores that are no numbers in {precision}, where {name} gives numbers in fp32"
     other = "bf16 or fp32" if precision == "fp16" else "fp32"
     return (
-        f"overflows in {precision}, whose largest number is {largest:g}: scores are no numbers where PyTorch gives "
+        f"overflows in {precision}, whose largest number is {largest:g}: scores are no numbers where {name} gives "
         f"numbers in fp32; export with --precision {other}"
     )
 

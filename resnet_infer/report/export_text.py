@@ -53,9 +53,10 @@ def checks(manifest: Manifest) -> Iterator[str]:
     if manifest.quantization:
         yield "\n" + search_table(manifest.quantization)
     elif manifest.parity:
+        reference = manifest.parity.get("reference", "PyTorch")
         yield (
-            f"checked against PyTorch: largest difference {manifest.parity['relative_diff']:.1e} of the largest logit "
-            f"(tolerance {manifest.parity['tolerance']:g})"
+            f"checked against {reference}: largest difference {manifest.parity['relative_diff']:.1e} of the largest "
+            f"logit (tolerance {manifest.parity['tolerance']:g})"
         )
     if manifest.gate:
         yield "\n" + describe_gate(manifest.gate)

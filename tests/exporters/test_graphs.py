@@ -189,7 +189,9 @@ def test_a_file_that_takes_bytes_says_so_and_is_fed_so(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(to_onnx, "float_graph", lambda checkpoint, head, precision: graph(head, precision))  # made once
+    monkeypatch.setattr(
+        to_onnx, "float_graph", lambda checkpoint, head, precision, opset: graph(head, precision)
+    )  # made once
     source = Memory("pictures", [(str(seed), picture(50, 37, seed)) for seed in range(5)])
     scores = {}
     for input_format in ("normalized", "uint8-nchw", "uint8-nhwc"):
