@@ -68,9 +68,9 @@ def _weights(path: Path) -> list[str]:
 def _onnx(path: Path) -> list[str]:
     import onnx
 
-    from resnet_infer.backends.onnx_file import check_checksum, load_graph, stored_manifest
+    from resnet_infer.backends.onnx_ends import GraphEnds
+    from resnet_infer.backends.onnx_file import check_checksum, check_precision, load_graph, stored_manifest
     from resnet_infer.backends.onnx_layers import file_precision, read_layers
-    from resnet_infer.spec.precisions import check_claim
 
     proto = load_graph(path)
     try:
@@ -82,11 +82,11 @@ def _onnx(path: Path) -> list[str]:
     if manifest is None:
         return ["a valid graph", f"{file_precision(layers)} by its {len(layers)} layers", "no manifest in it"]
     check_checksum(proto, manifest, str(path))
-    check_claim(manifest.precision, layers, manifest.kept_float, str(path))
-    classes = proto.graph.output[0].type.tensor_type.shape.dim
-    if len(classes) > 1 and classes[1].dim_value not in (0, manifest.spec.classes):
+    check_precision(manifest, layers, str(path))
+    output, _ = GraphEnds(proto, path).scores(manifest.output_name or None, manifest.spec.classes)
+    if output.classes != manifest.spec.classes:
         raise GateError(
-            f"{path}: the graph has {classes[1].dim_value} classes, and its manifest says {manifest.spec.classes}"
+            f"{path}: the graph has {output.classes} classes, and its manifest says {manifest.spec.classes}"
         )
     checksums = "checksums of graph and manifest" if manifest.weights_sha256 else "no checksums in it"
     return ["a valid graph", f"{manifest.precision} proven by {len(layers)} layers", checksums]

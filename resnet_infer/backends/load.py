@@ -9,7 +9,7 @@ from resnet_infer.backends.described import Asked, described
 from resnet_infer.errors import ArtifactError, UsageError
 from resnet_infer.model.checkpoints import Overrides, load_checkpoint
 from resnet_infer.spec.manifest import Manifest
-from resnet_infer.spec.precisions import Precision, check_claim
+from resnet_infer.spec.precisions import Precision
 from resnet_infer.spec.protocols import protocol_of_head
 from resnet_infer.spec.shapes import BatchRange, profiles_for
 
@@ -128,7 +128,14 @@ def _wrong_backend(model: str, own: str, asked: str) -> str:
 
 
 def _open_onnx(path: Path, device: str, precision: str | None, overrides: Overrides, options: RunOptions) -> Model:
-    from resnet_infer.backends.onnx_file import file_bytes, files_beside, load_graph, manifest_of, model_sha256
+    from resnet_infer.backends.onnx_file import (
+        check_precision,
+        file_bytes,
+        files_beside,
+        load_graph,
+        manifest_of,
+        model_sha256,
+    )
     from resnet_infer.backends.onnx_layers import file_precision, read_layers
     from resnet_infer.backends.ort import OrtBackend
 
@@ -137,9 +144,8 @@ def _open_onnx(path: Path, device: str, precision: str | None, overrides: Overri
     beside = files_beside(proto, path)
     digest = model_sha256(data, beside)
     manifest, layers = manifest_of(proto, path, overrides), read_layers(proto)
-    if manifest.head:
-        check_claim(manifest.precision, layers, manifest.kept_float, str(path))
-    else:  # from elsewhere: it claims nothing
+    check_precision(manifest, layers, str(path))
+    if not manifest.head:  # it claims nothing
         manifest = replace(manifest, precision=file_precision(layers))
     if precision == "tf32" and manifest.precision == "fp32":
         options = replace(options, tf32=True)
@@ -161,6 +167,7 @@ def _open_engine(path: Path, device: str, precision: str | None, overrides: Over
     from resnet_infer.backends.engine_file import read_engine
     from resnet_infer.backends.trt import TensorRTBackend
 
+    overrides.check_no_graph(str(path))
     record, plan = read_engine(path, verify=overrides.verify)
     if overrides.arch and overrides.arch != record.manifest.spec.name:
         raise UsageError(f"{path}: its manifest says {record.manifest.spec.name}; --arch cannot change it")

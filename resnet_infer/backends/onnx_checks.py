@@ -7,7 +7,7 @@ are computed first, from the graph without its weights.
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 import onnx
@@ -28,8 +28,14 @@ OPERATORS = frozenset((
 # fmt: on
 """What classifiers are made of. No control flow, whose end nobody knows; nothing random, of text, or that repeats its
 input (Expand, Tile, Range, Resize)."""
-OPERATORS_OF_RUNTIME = frozenset(["QGemm", "QLinearAdd", "QLinearAveragePool", "QLinearGlobalAveragePool"])
-"""Of com.microsoft: what ONNX Runtime's own quantiser writes."""
+OPERATORS_OF_RUNTIME: Mapping[str, tuple[str, tuple[int, ...]]] = {
+    "QGemm": ("Gemm", (0, 3)),
+    "QLinearAdd": ("Add", (0, 3)),
+    "QLinearAveragePool": ("AveragePool", (0,)),
+    "QLinearGlobalAveragePool": ("GlobalAveragePool", (0,)),
+}
+"""Of com.microsoft: what ONNX Runtime's own quantiser writes; and the operator of ONNX that gives the same shape, of
+which of their inputs."""
 TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.UINT8)
 MAX_NODES = 100_000
 MAX_BYTES = 4 * 2**30
@@ -40,6 +46,8 @@ VALUES_PER_PIXEL = 4096
 """Of one tensor, for a pixel of input: ResNets have up to 64."""
 SMALL = 1024
 """Values of constants that shapes may be computed from; larger ones are weights."""
+BEFORE_MOVING = ("Cast", "Add", "Sub", "Mul", "Div", "Identity", "QuantizeLinear", "DequantizeLinear")
+"""Operators of one value each, which a graph may begin with before it moves the channels."""
 SIDE = 224
 """What sizes are computed at where the graph leaves them open."""
 
@@ -49,13 +57,10 @@ def check_graph(proto: onnx.ModelProto, path: Path) -> None:
     _check_operators(proto, path)
     _check_weights(proto, path)
     pixels = _check_ends(proto, path)
-    bare = _without_weights(proto)
     try:
-        onnx.checker.check_model(bare)
-        sized = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
+        shapes = value_types(proto, check=True)
     except Exception as error:  # both raise kinds of their own, and C++'s
         raise ArtifactError(f"{path}: no valid ONNX graph ({_short(error)}); export it again") from error
-    shapes = {value.name: value.type for value in (*sized.value_info, *sized.output)}
     for node in proto.graph.node:
         for name in filter(None, node.output):
             dims = shapes[name].tensor_type.shape.dim if name in shapes else ()
@@ -69,6 +74,42 @@ def check_graph(proto: onnx.ModelProto, path: Path) -> None:
                 )
             if (count := math.prod(dim.dim_value for dim in dims)) > max(2**20, VALUES_PER_PIXEL * pixels):
                 raise ArtifactError(f"{path}: {_named(node)} gives {count:.3g} values, which no classifier does")
+
+
+def value_types(proto: onnx.ModelProto, *, check: bool = False) -> dict[str, onnx.TypeProto]:
+    """Type and shape of every value at one image of 224x224, or of the graph's own fixed sizes, by inference.
+
+    With `check` it raises what onnx.checker does.
+    """
+    bare = _without_weights(proto)
+    if check:
+        onnx.checker.check_model(bare)
+    sized = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
+    return {value.name: value.type for value in (*sized.input, *sized.value_info, *sized.output)}
+
+
+def usable_outputs(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """The outputs that may be scores: (batch, classes), or a map of them."""
+    return [output for output in proto.graph.output if len(output.type.tensor_type.shape.dim) in (2, 4)]
+
+
+def channels_last(proto: onnx.ModelProto) -> bool:
+    """Whether the image's channels are its last dimension: by its sizes, or, where those are open, by what reads it.
+
+    A convolution takes channels first, so a graph that takes them last begins by moving them.
+    """
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    (image,) = (value for value in proto.graph.input if value.name not in constants)
+    dims = image.type.tensor_type.shape.dim
+    fixed = [dim.dim_value if dim.HasField("dim_value") else None for dim in dims]
+    if fixed[1] is not None or fixed[3] is not None:
+        return fixed[3] == 3 and fixed[1] != 3
+    reads, name = {source: node for node in reversed(proto.graph.node) for source in node.input}, image.name
+    while (node := reads.get(name)) is not None and node.op_type in BEFORE_MOVING:
+        name = node.output[0]
+    if node is None or node.op_type != "Transpose":
+        return False
+    return [list(attribute.ints) for attribute in node.attribute if attribute.name == "perm"] == [[0, 3, 1, 2]]
 
 
 def _check_operators(proto: onnx.ModelProto, path: Path) -> None:
@@ -186,9 +227,10 @@ def _check_ends(proto: onnx.ModelProto, path: Path) -> int:
         raise ArtifactError(
             f"{path}: its input has a size of {min(s for s in fixed if s is not None)}; export it again"
         )
-    batch, height, width = (fixed[at] for at in ((0, 1, 2) if _channels_last(fixed) else (0, 2, 3)))
-    if (fixed[3] if _channels_last(fixed) else fixed[1]) not in (1, 3, 4, None):
-        raise ArtifactError(f"{path}: its input has {fixed[1]} channels; a classifier takes grey, RGB or RGBA")
+    last = channels_last(proto)
+    batch, height, width = (fixed[at] for at in ((0, 1, 2) if last else (0, 2, 3)))
+    if (channels := fixed[3] if last else fixed[1]) not in (1, 3, 4, None):
+        raise ArtifactError(f"{path}: its input has {channels} channels; a classifier takes grey, RGB or RGBA")
     pixels = (batch or 1) * (height or SIDE) * (width or SIDE)
     if pixels > MAX_PIXELS or max(height or 1, width or 1) > 8192:
         raise ArtifactError(
@@ -197,19 +239,16 @@ def _check_ends(proto: onnx.ModelProto, path: Path) -> int:
         )
     if not proto.graph.output:
         raise ArtifactError(f"{path}: has no output; a classifier gives (batch, classes)")
-    scores = proto.graph.output[0].type.tensor_type
-    if len(scores.shape.dim) not in (2, 4):
+    if not usable_outputs(proto):
+        sizes = len(proto.graph.output[0].type.tensor_type.shape.dim)
         raise ArtifactError(
-            f"{path}: its output has {len(scores.shape.dim) or 'no'} sizes; a classifier gives (batch, classes), or a "
+            f"{path}: its output has {sizes or 'no'} sizes; a classifier gives (batch, classes), or a "
             "map of them: export it with its shapes"
         )
-    if any(dim.HasField("dim_value") and dim.dim_value < 1 for dim in scores.shape.dim):
-        raise ArtifactError(f"{path}: its output has a size below 1; export it again")
+    for output in usable_outputs(proto):
+        if any(dim.HasField("dim_value") and dim.dim_value < 1 for dim in output.type.tensor_type.shape.dim):
+            raise ArtifactError(f"{path}: its output has a size below 1; export it again")
     return pixels
-
-
-def _channels_last(fixed: list[int | None]) -> bool:
-    return fixed[3] == 3 and fixed[1] != 3
 
 
 def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -218,14 +257,14 @@ def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
     bare.opset_import.extend(proto.opset_import)
     graph = bare.graph
     graph.name = proto.graph.name or "graph"
-    graph.node.extend(proto.graph.node)
+    graph.node.extend(_of_onnx(node) for node in proto.graph.node)
     constants = {tensor.name for tensor in proto.graph.initializer}
     for value in proto.graph.input:
         if value.name not in constants:
             graph.input.append(value)
             dims = graph.input[-1].type.tensor_type.shape.dim
             fixed = [dim.dim_value if dim.HasField("dim_value") else None for dim in dims]
-            usual = (1, SIDE, SIDE, 3) if _channels_last(fixed) else (1, 3, SIDE, SIDE)
+            usual = (1, SIDE, SIDE, 3) if channels_last(proto) else (1, 3, SIDE, SIDE)
             for dim, size, assumed in zip(dims, fixed, usual, strict=True):
                 dim.dim_value = size or assumed
     for tensor in proto.graph.initializer:
@@ -233,10 +272,23 @@ def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
             graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
         else:
             graph.initializer.append(tensor)
-    scores = proto.graph.output[0]
-    kind = scores.type.tensor_type
-    graph.output.append(helper.make_tensor_value_info(scores.name, kind.elem_type, [None] * len(kind.shape.dim)))
+    for output in usable_outputs(proto):
+        kind = output.type.tensor_type
+        graph.output.append(helper.make_tensor_value_info(output.name, kind.elem_type, [None] * len(kind.shape.dim)))
     return bare
+
+
+def _of_onnx(node: onnx.NodeProto) -> onnx.NodeProto:
+    """The node, or one of ONNX's own operators that gives the same shape: inference knows no others."""
+    last = any(attribute.name == "channels_last" and attribute.i for attribute in node.attribute)
+    if node.domain != "com.microsoft" or node.op_type not in OPERATORS_OF_RUNTIME or last:
+        return node
+    operator, inputs = OPERATORS_OF_RUNTIME[node.op_type]
+    if len(node.input) <= max(inputs):
+        return node
+    alike = helper.make_node(operator, [node.input[at] for at in inputs], list(node.output), name=node.name)
+    alike.attribute.extend(a for a in node.attribute if a.name != "channels_last")
+    return alike
 
 
 def _named(node: onnx.NodeProto) -> str:

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from onnx import TensorProto
 from torch import Tensor
 
-from resnet_infer.backends.base import BackendInfo, Normalize, RunOptions
+from resnet_infer.backends.base import BackendInfo, RunOptions
 from resnet_infer.backends.devices import check_tf32, torch_device
+from resnet_infer.backends.graph_ends import GraphInput, GraphScores
 from resnet_infer.backends.ort_session import first_line, open_session, ran_out_of_memory
 from resnet_infer.backends.streams import OwnStream
 from resnet_infer.errors import ArtifactError, BackendError, OutOfMemory
@@ -58,7 +59,7 @@ class OrtBackend:
         self.device = torch_device(device)
         if options.tf32:
             check_tf32(self.device)
-        channels_last = manifest.input == "uint8-nhwc"
+        channels_last = manifest.input.endswith("-nhwc")
         self._own = OwnStream(self.device) if self.device.type == "cuda" else None
         self._open = partial(
             open_session,
@@ -73,7 +74,7 @@ class OrtBackend:
         self._options = options
         self._each_its_session = options.provider == "tensorrt"
         self._session = self._open(replace(options, cuda_graph=options.cuda_graph and not self._each_its_session))
-        (image,), (scores, *_) = self._session.get_inputs(), self._session.get_outputs()
+        (image,), scores = self._session.get_inputs(), _output(self._session.get_outputs(), manifest, path)
         self._input, self._output = image.name, scores.name
         if image.type not in TYPES or len(image.shape) != 4 or len(scores.shape) not in (2, 4):
             raise ArtifactError(
@@ -81,8 +82,7 @@ class OrtBackend:
                 "(batch, 3, height, width) and gives logits (batch, classes) or a map of them"
             )
         self.dtype, self.output_dtype = TYPES[image.type], TYPES.get(scores.type, torch.float32)
-        self._layout = manifest.input
-        if (self.dtype == torch.uint8) != (manifest.input != "normalized"):
+        if (self.dtype == torch.uint8) != manifest.input.startswith("uint8"):
             raise ArtifactError(
                 f"{path}: takes {image.type}, but its manifest says that its input is {manifest.input}; export it again"
             )
@@ -100,7 +100,7 @@ class OrtBackend:
             raise ArtifactError(
                 f"{path}: the graph has {classes} classes, but its manifest or --arch says {manifest.spec.classes}"
             )
-        sides = image.shape[1:3] if manifest.input == "uint8-nhwc" else image.shape[2:]
+        sides = image.shape[1:3] if channels_last else image.shape[2:]
         (low_h, high_h), (low_w, high_w) = [(side, side) if isinstance(side, int) else (1, ANY) for side in sides]
         self._side_names = tuple(side for side in sides if isinstance(side, str))
         self._runs: Counter[tuple[int, int]] = Counter()
@@ -120,7 +120,8 @@ class OrtBackend:
             artifact=path.name,
             versions={"onnxruntime": ort.__version__, "provider": self._session.get_providers()[0]},
         )
-        self._normalize = Normalize(manifest.preprocessing, self.device)
+        self._as_input = GraphInput(manifest, self.device, self.dtype)
+        self._as_logits = GraphScores(manifest, path.name)
         self._graphs: dict[tuple[int, ...], _Recorded] | None = {} if options.cuda_graph else None
         self._graph_names = map(str, count(1))  # never one again: onnxruntime keeps what it recorded under a name
 
@@ -152,7 +153,7 @@ class OrtBackend:
                 f"{self.info.artifact} has the dense head, which at {width}x{height} gives a map of "
                 f"{scores_BKhw.shape[3]}x{scores_BKhw.shape[2]}; export with --head pooled for this protocol"
             )
-        return scores_BKhw
+        return self._as_logits(scores_BKhw)
 
     def close(self) -> None:
         """See Backend.close."""
@@ -179,14 +180,6 @@ class OrtBackend:
         if size not in self._of_size and self._runs[size] > RUNS_BEFORE and len(self._of_size) < MAX_SIZES:
             self._of_size[size] = self._open(self._options, sides=dict(zip(self._side_names, size, strict=True)))
         return self._of_size.get(size, self._session)
-
-    def _as_input(self, x_BCHW: Tensor) -> Tensor:
-        """The batch as the graph takes it: normalised, or as it is in the graph's layout."""
-        if self._layout == "uint8-nhwc":
-            return x_BCHW.permute(0, 2, 3, 1).contiguous()
-        if self._layout == "uint8-nchw":
-            return x_BCHW.contiguous()
-        return self._normalize(x_BCHW).to(self.dtype).contiguous()
 
     def _output_shape(self, batch: int, height: int, width: int) -> tuple[int, ...]:
         if self.info.heads == ("pooled",):
@@ -240,6 +233,19 @@ class OrtBackend:
         if graph:
             settings.add_run_config_entry("gpu_graph_id", graph)
         session.run_with_iobinding(binding, settings)
+
+
+def _output(outputs: list[Any], manifest: Manifest, path: Path) -> Any:
+    """The session's output that has the scores; never just the first of several."""
+    names = [output.name for output in outputs]
+    if manifest.output_name in names:
+        return outputs[names.index(manifest.output_name)]
+    if manifest.output_name or len(outputs) > 1:
+        raise ArtifactError(
+            f"{path}: has the outputs {', '.join(names)}, and its manifest says that scores are "
+            f"'{manifest.output_name}'; adopt or export it again"
+        )
+    return outputs[0]
 
 
 @dataclass(frozen=True, slots=True)

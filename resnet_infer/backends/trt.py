@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from resnet_infer.backends.base import BackendInfo, Normalize
+from resnet_infer.backends.base import BackendInfo
 from resnet_infer.backends.devices import torch_device
+from resnet_infer.backends.graph_ends import GraphInput, GraphScores
 from resnet_infer.backends.streams import OwnStream
 from resnet_infer.backends.tensorrt_api import load_flavour, make_log, this_host
 from resnet_infer.backends.trt_launch import Launcher
@@ -52,7 +53,8 @@ class TensorRTBackend:
         self._input, _ = ends = self._tensor_names(name)
         self._launch = Launcher(name, self._trt, self._engine, self._log, ends, self._own, record=cuda_graph)
         self._record = record
-        self._normalize = Normalize(record.manifest.preprocessing, self.device)
+        self._as_input = GraphInput(record.manifest, self.device, self._launch.dtype)
+        self._as_logits = GraphScores(record.manifest, name)
         self.shapes = record.profiles
         self.info = BackendInfo(
             name="tensorrt",
@@ -91,7 +93,7 @@ class TensorRTBackend:
                 f"{self.info.artifact} has the dense head, which at {width}x{height} gives a map; "
                 "export with --head pooled for this protocol"
             )
-        return scores_BKhw
+        return self._as_logits(scores_BKhw)
 
     def close(self) -> None:
         """See Backend.close."""
@@ -117,14 +119,6 @@ class TensorRTBackend:
 
     def _shape(self, shape: Shape) -> tuple[int, ...]:
         batch, height, width = shape
-        channels_last = self._record.manifest.input == "uint8-nhwc"
+        channels_last = self._record.manifest.input.endswith("-nhwc")
         channels = self._record.manifest.input_channels
         return (batch, height, width, channels) if channels_last else (batch, channels, height, width)
-
-    def _as_input(self, x_BCHW: Tensor) -> Tensor:
-        layout = self._record.manifest.input
-        if layout == "uint8-nhwc":
-            return x_BCHW.permute(0, 2, 3, 1).contiguous()
-        if layout == "uint8-nchw":
-            return x_BCHW.contiguous()
-        return self._normalize(x_BCHW).to(self._launch.dtype).contiguous()

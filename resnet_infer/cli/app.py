@@ -13,6 +13,7 @@ import typer
 from resnet_infer import __version__
 from resnet_infer.allocator import keep_freed_memory
 from resnet_infer.cli import (  # fmt: skip
+    adopt,
     benchmark,
     compare,
     demo,
@@ -46,6 +47,7 @@ app.command("predict", cls=PanelCommand)(predict.predict)
 app.command("eval", cls=PanelCommand)(evaluate.evaluate)
 app.command("compare", cls=PanelCommand)(compare.compare)
 app.command("export", cls=PanelCommand)(export.export)
+app.command("adopt", cls=PanelCommand)(adopt.adopt)
 app.command("train", cls=PanelCommand)(train.train)
 app.command("benchmark", cls=PanelCommand)(benchmark.benchmark)
 app.command("report", cls=PanelCommand)(report.report)

@@ -44,8 +44,11 @@ def export(
     model = asked.model
     own = Path(model).suffix.lower()
     given.check_concerned(to, own)
-    if own == ".onnx" and to == "onnx":
-        raise UsageError(f"{model}: is an ONNX file already; give the checkpoint that it came from")
+    if own == ".onnx" and to == "onnx" and given.precision != "int8":
+        raise UsageError(
+            f"{model}: is an ONNX file already, of which only --precision int8 makes another; for anything else give "
+            "the checkpoint that it came from"
+        )
     if own in (".engine", ".plan") and to != "triton":
         raise UsageError(f"{model}: is an engine already; only --to triton takes one")
     from resnet_infer.cli import export_run

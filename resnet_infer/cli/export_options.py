@@ -166,6 +166,8 @@ BUILDING = (
     "flavour", "max_aspect", "optimization_level", "workspace", "version_compatible", "hardware_compatibility",
     "compute_capability", "no_cache",
 )  # fmt: skip
+FOR_INT8 = ("precision", "images", *QUANTIZING)
+"""What an int8 form of an ONNX file heeds."""
 OF_A_GRAPH = ("head", "precision", "preprocess_in_graph", "input_layout", "images", *QUANTIZING)
 
 
@@ -181,6 +183,9 @@ class Flags:
     ] = False
     input_layout: Annotated[
         Literal["nhwc", "nchw"] | None, typer.Option(help="Layout of those bytes; default: nhwc.")
+    ] = None
+    opset: Annotated[
+        int | None, typer.Option(help="ONNX operator set, 13 to 25; default: the exporter's own, 18.", metavar="N")
     ] = None
     images: Annotated[
         str | None, typer.Option(help="Compare with PyTorch on these images instead of random ones.", metavar="DATA")
@@ -235,6 +240,10 @@ class Flags:
             return "says what becomes of unreadable images; give --calibration-data, --gate-data or --images too"
         if key == "name" and to != "triton":
             return "is for --to triton; elsewhere -o names the file"
+        if key in FOR_INT8 and suffix == ".onnx" and to == "onnx":
+            return ""
+        if key == "opset" and (exported or to != "onnx"):
+            return "is for --to onnx from a checkpoint"
         if key in OF_A_GRAPH and exported and not (key == "precision" and self.precision == "tf32"):
             return "was decided when this file was made; give the checkpoint to change it"
         if key in GATING and exported and to == "triton":

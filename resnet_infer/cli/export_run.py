@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_infer.backends.load import Model, open_model
+from resnet_infer.backends.onnx_file import load_graph, manifest_of
 from resnet_infer.backends.pytorch import TorchBackend
 from resnet_infer.backends.tensorrt_api import find_flavour
 from resnet_infer.cli import export_options
@@ -15,9 +16,11 @@ from resnet_infer.cli.options import sides
 from resnet_infer.console import progress, working
 from resnet_infer.data.open import open_source
 from resnet_infer.data.source import Source
+from resnet_infer.errors import UsageError
 from resnet_infer.exporters.calibrate import Quantization, candidates
 from resnet_infer.exporters.engine_builder import BuildOptions
 from resnet_infer.exporters.gate import Gate
+from resnet_infer.exporters.quantize_file import quantize_file
 from resnet_infer.exporters.to_onnx import check_request, export_onnx
 from resnet_infer.exporters.to_tensorrt import build_engine, built_from, check_gate_runs
 from resnet_infer.exporters.to_triton import export_triton
@@ -69,6 +72,8 @@ def run(request: ExportRequest, output: Path) -> Iterator[str]:
 
 def make_onnx(request: ExportRequest, path: Path, target: Path | None = None) -> Manifest:
     """Write the ONNX file that the flags ask for, as such or on its way to `target`."""
+    if request.exported:
+        return _make_int8(request, path)
     given, checkpoint = request.given, load_checkpoint(request.model, request.overrides)
     precision, head = given.precision or "fp32", given.head or "pooled"
     arrangement = given.arrangement or ("tensorrt" if request.to == "tensorrt" else "onnxruntime")
@@ -88,7 +93,33 @@ def make_onnx(request: ExportRequest, path: Path, target: Path | None = None) ->
             head=head,
             precision=precision,
             input_format=_input_format(given),
+            opset=given.opset,
             quantization=quantization,
+            gate=gate,
+            images=_images(given.images, given) if given.images else None,
+            calibrating=calibrating,
+            gating=gating,
+        )
+
+
+def _make_int8(request: ExportRequest, path: Path) -> Manifest:
+    """Write an int8 form of an ONNX file."""
+    given, source = request.given, Path(request.model)
+    quantization = _quantization(given, "int8", given.arrangement or "onnxruntime")
+    if quantization is None:
+        raise UsageError("precision int8 needs images to calibrate on: give --calibration-data DATA")
+    manifest = manifest_of(load_graph(source), source, request.overrides)
+    gate = _gate(given, manifest, manifest.head or "pooled")
+    with (
+        working(f"exporting {request.model}"),
+        progress("calibrating", candidates(quantization), "candidates") as calibrating,
+        progress("gate", 2 * len(gate.data.samples) if gate else 0, "images") as gating,
+    ):
+        return quantize_file(
+            source,
+            path,
+            quantization,
+            request.overrides,
             gate=gate,
             images=_images(given.images, given) if given.images else None,
             calibrating=calibrating,

@@ -13,7 +13,7 @@ from resnet_infer.cli.groups import with_flags
 from resnet_infer.cli.model_options import Checkpoint
 from resnet_infer.console import emit, say, visible
 from resnet_infer.report import text
-from resnet_infer.spec.precisions import Layer, check_claim, summary
+from resnet_infer.spec.precisions import Layer, summary
 
 if TYPE_CHECKING:
     from resnet_infer.model.checkpoints import Overrides
@@ -39,7 +39,9 @@ def info(
     else:
         say(_table(artifact, visible(manifest), counted, visible(extra)))
     if manifest.head:  # an exported file claims a precision; everyone should see it proven, or refuted
-        check_claim(manifest.precision, layers, manifest.kept_float, artifact)
+        from resnet_infer.backends.onnx_file import check_precision
+
+        check_precision(manifest, layers, artifact)
 
 
 def _read(artifact: str, given: "Overrides") -> tuple["Manifest", Sequence[Layer], dict[str, Any]]:
@@ -88,7 +90,8 @@ def _table(artifact: str, manifest: "Manifest", layers: list[dict[str, Any]], ex
         ("classes", f"{spec.classes} ({some})"),
         ("head", manifest.head or "pooled and dense"),
         ("precision", manifest.precision),
-        ("input", f"{'' if manifest.input == 'normalized' else 'bytes, '}{extra['shape']}".replace("; ", "\n")),
+        ("input", f"{'bytes, ' if manifest.input.startswith('uint8') else ''}{extra['shape']}".replace("; ", "\n")),
+        ("output", _output(manifest)),
         ("preprocessing", "\n".join(manifest.preprocessing.describe().split("; "))),
         ("source", f"{manifest.source} (sha256 {manifest.source_sha256[:16] or 'not known'})"),
     ]
@@ -97,7 +100,8 @@ def _table(artifact: str, manifest: "Manifest", layers: list[dict[str, Any]], ex
         lines.append(("made with", "\n".join(f"{name} {version}" for name, version in manifest.versions.items())))
     if manifest.parity:
         difference = _number(manifest.parity.get("relative_diff"))
-        lines.append(("parity", f"largest difference {difference:.1e} of the largest logit from PyTorch"))
+        reference = manifest.parity.get("reference", "PyTorch")
+        lines.append(("parity", f"largest difference {difference:.1e} of the largest logit from {reference}"))
     if found := manifest.quantization:
         lines.append(
             ("ranges", "{} of {} images, arranged for {}".format(*map(found.get, ("method", "images", "arrangement"))))
@@ -114,6 +118,12 @@ def _table(artifact: str, manifest: "Manifest", layers: list[dict[str, Any]], ex
             text.as_table(["layer", "computes in", "layers", "parameters"], types, right=(2, 3)),
         ]
     )
+
+
+def _output(manifest: "Manifest") -> str:
+    """What the scores are, and the output that has them where there are several."""
+    name = f" ({manifest.output_name})" if manifest.output_name else ""
+    return f"{manifest.output}{name}{'' if manifest.output == 'logits' else '; ends in softmax: not applied again'}"
 
 
 def _number(value: Any) -> float:

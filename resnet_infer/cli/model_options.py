@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import typer
 
+from resnet_infer.cli.graph_options import GraphOutput
 from resnet_infer.cli.options import DeviceName
 from resnet_infer.errors import UsageError
 from resnet_infer.spec.precisions import Precision
@@ -20,7 +21,7 @@ MODEL_HELP = "Checkpoint key or file; what differs from the flags may follow, as
 
 
 @dataclass(frozen=True, kw_only=True)
-class Input:
+class Input(GraphOutput):
     """What the user says of a model's input and classes."""
 
     PANEL: ClassVar = "Model"
@@ -70,6 +71,8 @@ class Input:
             input_range=self.input_range,
             labels=labels_from_file(self.labels) if self.labels else None,
             head_from=getattr(self, "head_from", None),
+            scores=self.scores,
+            output_name=self.output_name,
             verify=not self.no_verify,
         )
 

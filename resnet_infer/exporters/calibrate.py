@@ -15,14 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
 from onnxruntime.quantization.calibrate import create_calibrator
 
-from resnet_infer.backends.base import Normalize
+from resnet_infer.backends.graph_ends import GraphInput
 from resnet_infer.backends.load import Model
 from resnet_infer.backends.ort import OrtBackend
 from resnet_infer.data.source import Source
@@ -194,7 +193,7 @@ def _ranges(
     """(method, number of images, ranges): every method sees each image once, its ranges taken on the way."""
     path = folder / "float.onnx"
     onnx.save(graph, path)
-    protocol = _crops(manifest)
+    protocol, image = _crops(manifest), _image_of(graph)
     for method in [wanted.method] if wanted.method else METHODS:
         kind, options = CALIBRATORS[method]
         calibrator = create_calibrator(
@@ -206,41 +205,52 @@ def _ranges(
         )
         begun = 0
         for size in _sizes(len(calibration)):
-            for batch in _batches(wanted.data, protocol, manifest, calibration[begun:size]):
+            for batch in _batches(wanted.data, protocol, manifest, calibration[begun:size], _fixed_batch(image)):
                 with redirect_stdout(io.StringIO()):  # it prints its progress where results go
-                    calibrator.collect_data(Once(batch))
+                    calibrator.collect_data(Once(batch, image.name))
             begun = size
             with redirect_stdout(io.StringIO()):
                 ranges = calibrator.compute_data()
             yield method, size, ranges
 
 
+def _image_of(graph: onnx.ModelProto) -> onnx.ValueInfoProto:
+    constants = {tensor.name for tensor in graph.graph.initializer}
+    image: onnx.ValueInfoProto = next(value for value in graph.graph.input if value.name not in constants)
+    return image
+
+
+def _fixed_batch(image: onnx.ValueInfoProto) -> int:
+    """The batch that the graph takes, 0 for any."""
+    return int(image.type.tensor_type.shape.dim[0].dim_value)
+
+
 def _batches(
-    source: Source, protocol: Protocol, manifest: Manifest, indices: Sequence[int]
-) -> Iterator[NDArray[np.float32]]:
-    """These images' single crops as the graph takes them, float32 (B, 3, H, W)."""
-    normalize = Normalize(manifest.preprocessing, "cpu")
-    room = max(1, PIXELS // protocol.crop**2)
+    source: Source, protocol: Protocol, manifest: Manifest, indices: Sequence[int], fixed: int = 0
+) -> Iterator[NDArray[Any]]:
+    """These images' single crops as the graph takes them; a fixed batch is filled up with its last image."""
+    as_input = GraphInput(manifest, "cpu", torch.float32)
+    room = fixed or max(1, PIXELS // protocol.crop**2)
     waiting: list[torch.Tensor] = []
-    for image in load(source, [protocol], indices, workers=0):
+    for number, image in enumerate(load(source, [protocol], indices, workers=0), start=1):
         if image.error:
             raise DataError(f"{source.samples[image.index].name}: {image.error}; leave it out of the calibration data")
         waiting.append(image.tiles[0])
-        if len(waiting) == room:
-            yield normalize(torch.stack(waiting).permute(0, 3, 1, 2)).contiguous().numpy()
+        if len(waiting) == room or number == len(indices):
+            waiting += [waiting[-1]] * (fixed - len(waiting))
+            yield as_input(torch.stack(waiting).permute(0, 3, 1, 2)).numpy()
             waiting = []
-    if waiting:
-        yield normalize(torch.stack(waiting).permute(0, 3, 1, 2)).contiguous().numpy()
 
 
 class Once(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
     """One batch, so that a calibrator holds the activations of no more."""
 
-    def __init__(self, batch: NDArray[np.float32]) -> None:
-        self._batches: list[NDArray[np.float32]] = [batch]
+    def __init__(self, batch: NDArray[Any], name: str = "input") -> None:
+        self._batches: list[NDArray[Any]] = [batch]
+        self._name = name
 
-    def get_next(self) -> dict[str, NDArray[np.float32]]:
-        return {"input": self._batches.pop()} if self._batches else {}
+    def get_next(self) -> dict[str, NDArray[Any]]:
+        return {self._name: self._batches.pop()} if self._batches else {}
 
 
 def _model(proto: onnx.ModelProto, manifest: Manifest, path: Path) -> Model:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from resnet_infer.backends.base import Normalize
+from resnet_infer.exporters.opset import EXPORTED, lowered, opset_for
 from resnet_infer.model.checkpoints import Checkpoint
 from resnet_infer.model.fold import fold_batch_norm
 from resnet_infer.model.heads import with_head
@@ -28,20 +29,17 @@ from resnet_infer.spec.precisions import Precision
 from resnet_infer.spec.preprocessing import InputFormat, Preprocessing
 
 DTYPES: Mapping[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-OPSETS: Mapping[Precision, int] = {"fp32": 18, "fp16": 18, "bf16": 22}
-"""18 is the exporter's own; 22 is the first in which a convolution takes bfloat16."""
-ROUNDING = ("Add", "AveragePool", "Conv", "Gemm", "MatMul", "ReduceMean")
-"""Operators whose result is rounded to the type of the graph; the others hand numbers on."""
 PREPROCESS = "preprocess."
 """How names of nodes begin that come before the network: they compute in fp32 whatever its type."""
 
 
-def float_graph(checkpoint: Checkpoint, head: Head, precision: Precision) -> onnx.ModelProto:
+def float_graph(checkpoint: Checkpoint, head: Head, precision: Precision, opset: int | None = None) -> onnx.ModelProto:
     """The network with weights and activations in fp32, fp16 or bf16.
 
     Batch norm is folded in fp32, then the weights are cast. Input and output are of the same type, but float32 for
-    bf16, which numpy and most clients do not have.
+    bf16, which numpy and most clients do not have. Raises UsageError for an operator set that cannot be.
     """
+    wanted = opset_for(precision, opset)
     spec = checkpoint.manifest.spec
     folded = fold_batch_norm(build(spec, dict(checkpoint.state_dict)))
     net = with_head(folded, head).to(DTYPES[precision]).eval()
@@ -57,7 +55,7 @@ def float_graph(checkpoint: Checkpoint, head: Head, precision: Precision) -> onn
             input_names=["input"],
             output_names=["logits"],
             dynamic_shapes=({0: "batch"} if fixed else {0: "batch", 2: "height", 3: "width"},),
-            opset_version=OPSETS[precision],
+            opset_version=max(wanted, EXPORTED),
             dynamo=True,
             verbose=False,
         )
@@ -68,7 +66,7 @@ def float_graph(checkpoint: Checkpoint, head: Head, precision: Precision) -> onn
     proto.graph.name = spec.name
     if precision == "bf16":
         _cast_ends(proto)
-    return proto
+    return lowered(proto, wanted) if wanted < EXPORTED else proto
 
 
 def with_preprocessing(proto: onnx.ModelProto, preprocessing: Preprocessing, layout: InputFormat) -> None:
@@ -115,37 +113,6 @@ def with_preprocessing(proto: onnx.ModelProto, preprocessing: Preprocessing, lay
     if layout == "uint8-nhwc":
         shape = ["batch", "height", "width", 3]
     image.CopyFrom(helper.make_tensor_value_info("input", TensorProto.UINT8, shape))
-
-
-def emulated_bf16(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A bf16 graph as an fp32 one that rounds to bf16 after every operator that computes.
-
-    What a bf16 kernel does that adds up in fp32, as they all do; for machines that have none, as every CPU's
-    onnxruntime. Used to check an export, never to run one.
-    """
-    proto = copy.deepcopy(proto)
-    graph = proto.graph
-    del graph.value_info[:]
-    for tensor in graph.initializer:
-        if tensor.data_type == TensorProto.BFLOAT16:
-            array = numpy_helper.to_array(tensor).astype(np.float32)
-            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
-    nodes: list[NodeProto] = []
-    for node in graph.node:
-        to = [a for a in node.attribute if a.name == "to" and a.i == TensorProto.BFLOAT16]
-        nodes.append(node)
-        if not to and (node.op_type not in ROUNDING or node.name.startswith(PREPROCESS)):
-            continue
-        output = node.output[0]
-        narrow = f"{output}.bf16"
-        if to:  # the graph's own rounding of its input
-            node.output[0] = narrow
-        else:
-            node.output[0] = f"{output}.fp32"
-            nodes.append(helper.make_node("Cast", [node.output[0]], [narrow], to=TensorProto.BFLOAT16))
-        nodes.append(helper.make_node("Cast", [narrow], [output], to=TensorProto.FLOAT))
-    _replace_nodes(graph, nodes)
-    return proto
 
 
 def _cast_ends(proto: onnx.ModelProto) -> None:

@@ -55,6 +55,7 @@ def quantized_graph(
     weighted = [node.name for node in proto.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
     excluded = [weighted[0]] if "stem" in keep_float else []
     excluded += [weighted[-1]] if "classifier" in keep_float else []
+    excluded += _behind(proto.graph, weighted[-1])
     signed = arrangement == "tensorrt"
     quantizer = QDQQuantizer(
         proto,
@@ -75,12 +76,12 @@ def quantized_graph(
     quantizer.quantize_model()
     quantizer.model.topological_sort()
     made: onnx.ModelProto = quantizer.model.model
-    _float_logits(made.graph)
+    _float_logits(made.graph, weighted[-1])
     if signed:
         _leave_epilogues(made.graph)
     if precision == "fp8":
         _to_fp8(made, graph)
-    _remove_unused(made.graph)
+    remove_unused(made.graph)
     return made
 
 
@@ -101,15 +102,29 @@ def _name_nodes(proto: onnx.ModelProto) -> None:
         node.name = node.name or f"{node.op_type}_{index}"
 
 
-def _float_logits(graph: onnx.GraphProto) -> None:
-    """Take the Q/DQ pair at the graph's output away."""
-    producers = _producers(graph)
-    last = producers[graph.output[0].name]
-    if last.op_type == "DequantizeLinear" and (before := producers.get(last.input[0])) is not None:
-        maker = producers[before.input[0]]
-        maker.output[0] = graph.output[0].name
-        graph.node.remove(last)
-        graph.node.remove(before)
+def _behind(graph: onnx.GraphProto, last: str) -> list[str]:
+    """The names of the nodes that read the classifier's scores: its bias, a softmax."""
+    reached, names = set[str](), []
+    for node in graph.node:
+        if node.name == last or reached & set(node.input):
+            reached.update(node.output)
+            names += [node.name] if node.name != last else []
+    return names
+
+
+def _float_logits(graph: onnx.GraphProto, last: str) -> None:
+    """Take the Q/DQ pair behind the classifier away."""
+    classifier = next(node for node in graph.node if node.name == last)
+    logits = classifier.output[0]
+    ends = {output.name for output in graph.output}
+    for quantize in [node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] == logits]:
+        for widen in [node for node in graph.node if quantize.output[0] in node.input]:
+            if widen.output[0] in ends:
+                classifier.output[0] = widen.output[0]
+            for node in graph.node:
+                node.input[:] = [classifier.output[0] if n in (widen.output[0], logits) else n for n in node.input]
+            graph.node.remove(widen)
+        graph.node.remove(quantize)
 
 
 def _leave_epilogues(graph: onnx.GraphProto) -> None:
@@ -154,7 +169,9 @@ def _to_fp8(made: onnx.ModelProto, graph: onnx.ModelProto) -> None:
             original = weights[node.input[0].removesuffix("_quantized")]
             per_channel = scale.reshape([-1 if d == axis else 1 for d in range(original.ndim)]) if scale.ndim else scale
             stored.CopyFrom(_fp8_tensor((original / per_channel).astype(ml_dtypes.float8_e4m3fn), node.input[0]))
-    made.opset_import[0].version = max(made.opset_import[0].version, FP8_OPSET)
+    for entry in made.opset_import:
+        if entry.domain in ("", "ai.onnx"):
+            entry.version = max(entry.version, FP8_OPSET)
     del made.graph.value_info[:]
 
 
@@ -171,7 +188,7 @@ def _producers(graph: onnx.GraphProto) -> Mapping[str, NodeProto]:
     return {output: node for node in graph.node for output in node.output}
 
 
-def _remove_unused(graph: onnx.GraphProto) -> None:
+def remove_unused(graph: onnx.GraphProto) -> None:
     """Drop nodes and constants whose output nobody reads any more."""
     while True:
         read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}

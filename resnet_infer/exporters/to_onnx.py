@@ -23,6 +23,7 @@ from resnet_infer.errors import GateError, UsageError
 from resnet_infer.exporters.calibrate import Quantization, quantize
 from resnet_infer.exporters.gate import Gate, run_gate
 from resnet_infer.exporters.graphs import float_graph, with_preprocessing
+from resnet_infer.exporters.opset import opset_for
 from resnet_infer.exporters.parity import check_parity, checking_backend
 from resnet_infer.files import replacing
 from resnet_infer.model.checkpoints import Checkpoint
@@ -46,6 +47,7 @@ def export_onnx(
     head: Head = "pooled",
     precision: Precision = "fp32",
     input_format: InputFormat = "normalized",
+    opset: int | None = None,
     quantization: Quantization | None = None,
     gate: Gate | None = None,
     images: Source | None = None,
@@ -54,7 +56,8 @@ def export_onnx(
 ) -> Manifest:
     """Write `path` and return the manifest inside it.
 
-    fp16 takes and gives half-precision tensors, bf16 float32 ones. The comparison runs PyTorch in fp32 against ONNX
+    fp16 takes and gives half-precision tensors, bf16 float32 ones. `opset` is the operator set, 13 to 25; by default
+    the exporter's own. The comparison runs PyTorch in fp32 against ONNX
     Runtime, both on the CPU, at several shapes and batch sizes, on `images` or on random ones.
 
     Raises UsageError for an unknown head or precision, or int8 and fp8 without `quantization`; GateError if the file is
@@ -62,6 +65,7 @@ def export_onnx(
     file that was at `path` before is still there.
     """
     check_request(head, precision, quantization)
+    opset_for(precision, opset)
     if INPUT_OFFSET in checkpoint.state_dict:
         raise UsageError(
             f"{checkpoint.name}: was trained with a per-pixel mean, which no export carries; train with --mean channel"
@@ -83,21 +87,22 @@ def export_onnx(
     reference = Model(name=checkpoint.name, manifest=checkpoint.manifest, backend=TorchBackend(checkpoint))
     if quantization:
         plain = replace(manifest, input="normalized")
-        graph = float_graph(checkpoint, head, "fp32")
+        graph = float_graph(checkpoint, head, "fp32", opset)
         proto, record = quantize(graph, plain, reference, quantization, advance=calibrating)
         manifest = replace(manifest, quantization=record)
         images = images or quantization.data
     else:
-        proto = float_graph(checkpoint, head, precision)
+        proto = float_graph(checkpoint, head, precision, opset)
     if input_format != "normalized":
         with_preprocessing(proto, checkpoint.manifest.preprocessing, input_format)
     with replacing(path) as partial:
-        _write(proto, manifest, partial)
+        write_graph(proto, manifest, partial)
         try:
             onnx.checker.check_model(str(partial), full_check=True)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
             raise GateError(f"{path}: not written: onnx.checker refuses the graph ({error})") from error
         kept = quantization.keep_float if quantization else ()
+        _check_opset(proto, opset, path)
         check_claim(precision, read_layers(onnx.load(partial)), kept, f"{path}: not written")
         parity = check_parity(checkpoint, partial, manifest, images)
         if not parity.passed:
@@ -107,7 +112,7 @@ def export_onnx(
             with checking_backend(partial, manifest) as backend:
                 candidate = Model(name=path.name, manifest=manifest, backend=backend)
                 manifest = replace(manifest, gate=run_gate(gate, reference, candidate, path, advance=gating))
-        _write(proto, manifest, partial)
+        write_graph(proto, manifest, partial)
     return manifest
 
 
@@ -130,7 +135,14 @@ def check_request(head: str, precision: str, quantization: Quantization | None) 
         )
 
 
-def _write(proto: onnx.ModelProto, manifest: Manifest, path: Path) -> None:
+def _check_opset(proto: onnx.ModelProto, wanted: int | None, path: Path) -> None:
+    found = [entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")]
+    if wanted is not None and found != [wanted]:
+        raise GateError(f"{path}: not written: is of opset {found}, not {wanted}, which the exporter does not write")
+
+
+def write_graph(proto: onnx.ModelProto, manifest: Manifest, path: Path) -> None:
+    """Write a graph with its manifest, the checksum of the graph in it."""
     manifest = replace(manifest, weights_sha256=graph_sha256(proto))
     onnx.helper.set_model_props(proto, {manifests.KEY: manifest.to_json()})
     onnx.save(proto, path)

@@ -21,7 +21,7 @@ from resnet_infer.model.weights import PICKLED, bytes_of, held_by, load_pickle, 
 from resnet_infer.spec import manifest as manifests
 from resnet_infer.spec.architectures import ModelSpec
 from resnet_infer.spec.labels import Labels, default_labels, imagenet1k
-from resnet_infer.spec.manifest import Manifest
+from resnet_infer.spec.manifest import Manifest, Scores
 from resnet_infer.spec.preprocessing import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -50,6 +50,10 @@ class Overrides:
     labels: Labels | None = None
     head_from: Path | None = None
     """A file with the classifier, for weights without one."""
+    scores: Scores | None = None
+    """Of an ONNX graph: what its output's values are."""
+    output_name: str | None = None
+    """Of an ONNX graph: the output that has the scores."""
     verify: bool = True
     """Whether checksums in the file must be right."""
 
@@ -59,13 +63,18 @@ class Overrides:
         names = ("mean", "std", "interpolation", "channel_order", "input_range")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
+    def check_no_graph(self, where: str) -> None:
+        """Raise UsageError for what is said of an ONNX graph's output, as `where` is something else."""
+        if self.scores or self.output_name:
+            raise UsageError(f"{where}: --scores and --output-name are for .onnx files from elsewhere; leave them out")
+
     def applied_to(self, manifest: Manifest, where: str) -> Manifest:
         """The manifest with these values; raises UsageError if they do not fit it, or are no preprocessing."""
         classes = manifest.spec.classes
         if self.labels and len(self.labels.names) != classes:
             raise UsageError(f"--labels has {len(self.labels.names)} names, but {where} has {classes} classes")
-        inside = [name for name in self.input if name != "interpolation"]
-        if manifest.input != "normalized" and inside:
+        inside = [n for n in self.input if n != "interpolation" and not (manifest.adopted and n == "channel_order")]
+        if manifest.input.startswith("uint8") and inside:
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in inside)
             raise UsageError(f"{where}: normalises inside its graph, which {flags} cannot change; export it again")
         try:
@@ -102,6 +111,7 @@ def load_checkpoint(model: str, overrides: Overrides | None = None) -> Checkpoin
     Raises UnknownNameError, DownloadError, CheckpointError or UsageError, each saying what to do.
     """
     overrides = overrides or Overrides()
+    overrides.check_no_graph(model)
     if is_checkpoint_file(model):
         return _from_file(Path(model), overrides)
     bundled = bundled_folders()

@@ -178,6 +178,11 @@ def check_served(model: Model, protocol: Protocol) -> None:
             f"{info.artifact} has the dense head, and {protocol.name} by gap needs the pooled one; "
             "export with --head pooled, or choose --average window-softmax"
         )
+    if protocol.average == "map-logits" and model.manifest.output == "probabilities":
+        raise UsageError(
+            f"{info.artifact} ends in a softmax, and map-logits averages what is before it, which small probabilities "
+            "no longer tell; choose --average window-softmax, or export it without its softmax"
+        )
     if protocol.head == "dense" and min(protocol.scales) < model.manifest.spec.min_dense_side:
         raise UsageError(
             f"{protocol.name}: scale {min(protocol.scales)} is smaller than the dense head's window; "

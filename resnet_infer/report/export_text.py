@@ -40,6 +40,7 @@ def search_table(record: Mapping[str, Any]) -> str:
 def describe(manifest: Manifest, path: Path) -> Iterator[str]:
     """What a user should know of an ONNX file just written: what it is, and how it was checked."""
     taken = "" if manifest.input == "normalized" else f", takes {manifest.input}"
+    taken += "" if manifest.output == "logits" else f", gives {manifest.output}"
     size, manifest = path.stat().st_size / 2**20, visible(manifest)
     made = f"{manifest.spec.name}, {manifest.head} head, {manifest.precision}{taken}"
     yield f"{visible(str(path))}: {made}, {size:.1f} MiB"
@@ -51,10 +52,11 @@ def checks(manifest: Manifest) -> Iterator[str]:
     """How an ONNX file was checked."""
     if manifest.quantization:
         yield "\n" + search_table(manifest.quantization)
-    else:
+    elif manifest.parity:
+        reference = manifest.parity.get("reference", "PyTorch")
         yield (
-            f"checked against PyTorch: largest difference {manifest.parity['relative_diff']:.1e} of the largest logit "
-            f"(tolerance {manifest.parity['tolerance']:g})"
+            f"checked against {reference}: largest difference {manifest.parity['relative_diff']:.1e} of the largest "
+            f"logit (tolerance {manifest.parity['tolerance']:g})"
         )
     if manifest.gate:
         yield "\n" + describe_gate(manifest.gate)

@@ -171,7 +171,7 @@ def check_host(record: EngineRecord, host: Host, path: Path) -> None:
         manifest = record.manifest
         flags = f" --precision {manifest.precision}" if manifest.precision != "fp32" else ""
         flags += f" --head {manifest.head}" if manifest.head == "dense" else ""
-        flags += " --preprocess-in-graph" if manifest.input != "normalized" else ""
+        flags += " --preprocess-in-graph" if manifest.input.startswith("uint8") else ""
         if len(record.profiles) > 1:
             flags += " --scales " + ",".join(str(profile.min[1]) for profile in record.profiles)
         known = manifest.source and " " not in manifest.source  # else it is told in words

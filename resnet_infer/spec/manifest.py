@@ -7,13 +7,16 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from resnet_infer.errors import ArtifactError, UsageError
 from resnet_infer.spec.architectures import Head, ModelSpec
 from resnet_infer.spec.labels import Labels
 from resnet_infer.spec.precisions import FLOAT_LAYERS, FloatLayer, Precision
 from resnet_infer.spec.preprocessing import InputFormat, Preprocessing
+
+Scores = Literal["logits", "probabilities", "log-probabilities"]
+"""What a graph gives: logits, or what its own last softmax or log-softmax made of them."""
 
 KEY = "resnet_infer"
 VERSION = 1
@@ -26,6 +29,16 @@ MAX_TEXT = 2**16
 UNVERIFIED = "(--no-verify uses it all the same)"
 MAX_VALUES = 4_000_000
 """A million classes have a name and an id each."""
+NEW_SINCE_VERSION_1: Mapping[str, Any] = {
+    "input": "normalized",
+    "output": "logits",
+    "output_name": "",
+    "adopted": False,
+    "quantization": {},
+    "gate": {},
+    "weights_sha256": "",
+}
+"""What earlier releases wrote has these values."""
 
 
 def checked_json(text: str) -> Any:
@@ -84,6 +97,12 @@ class Manifest:
     """Type its layers compute in: fp32, tf32, fp16, bf16, int8 or fp8."""
     input: InputFormat = "normalized"
     """What an exported graph takes."""
+    output: Scores = "logits"
+    """What it gives. All but logits went through a softmax in the graph, which is not applied again."""
+    output_name: str = ""
+    """The output that has the scores; empty where the graph has only one."""
+    adopted: bool = False
+    """Whether the graph is another tool's: its precision is read off its layers, and no claim of all of them."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Tool versions that made the file."""
     parity: Mapping[str, Any] = field(default_factory=dict)
@@ -98,7 +117,7 @@ class Manifest:
     @property
     def input_channels(self) -> int:
         """Of what an exported graph takes: the network's own, or RGB bytes."""
-        return self.preprocessing.channels if self.input == "normalized" else 3
+        return self.preprocessing.channels if self.input.startswith("normalized") else 3
 
     @property
     def kept_float(self) -> tuple[FloatLayer, ...]:
@@ -119,6 +138,9 @@ class Manifest:
             "head": self.head,
             "precision": self.precision,
             "input": self.input,
+            "output": self.output,
+            "output_name": self.output_name,
+            "adopted": self.adopted,
             "versions": dict(self.versions),
             "parity": dict(self.parity),
             "quantization": dict(self.quantization),
@@ -146,10 +168,12 @@ class Manifest:
                     f"{VERSION_OF_CHANNELS}"
                 )
             stored = values
-            values = (
-                dict[str, Any]({"input": "normalized", "quantization": {}, "gate": {}, "weights_sha256": ""}) | values
-            )  # new since version 1
-            for key, known in (("head", (None, *get_args(Head))), ("input", get_args(InputFormat))):
+            values = {**NEW_SINCE_VERSION_1, **values}
+            for key, known in (
+                ("head", (None, *get_args(Head))),
+                ("input", get_args(InputFormat)),
+                ("output", get_args(Scores)),
+            ):
                 if values[key] not in known:
                     raise UsageError(f"unknown {key} {values[key]!r}")
             if values["precision"] not in get_args(Precision):
@@ -158,6 +182,8 @@ class Manifest:
                 ("source", str),
                 ("source_sha256", str),
                 ("weights_sha256", str),
+                ("output_name", str),
+                ("adopted", bool),
                 ("parity", dict),
                 ("quantization", dict),
                 ("gate", dict),
@@ -178,6 +204,9 @@ class Manifest:
                 head=values["head"],
                 precision=values["precision"],
                 input=values["input"],
+                output=values["output"],
+                output_name=values["output_name"],
+                adopted=values["adopted"],
                 versions=values["versions"],
                 parity=values["parity"],
                 quantization=values["quantization"],
@@ -186,7 +215,7 @@ class Manifest:
             )
             if verify and not has_check(stored):
                 raise UsageError(f"it was damaged or changed by hand: its checksum differs {UNVERIFIED}")
-            if manifest.preprocessing.channels != getattr(manifest.spec, "channels", 3):
+            if manifest.preprocessing.channels != manifest.spec.channels:
                 raise UsageError(f"its mean has {manifest.preprocessing.channels} numbers, not one an input channel")
             if manifest.labels and len(manifest.labels.names) != manifest.spec.classes:
                 raise UsageError(f"{len(manifest.labels.names)} class names for {manifest.spec.classes} classes")

@@ -14,9 +14,9 @@ from resnet_infer.errors import UsageError
 Interpolation = Literal["bilinear", "bicubic", "lanczos"]
 ChannelOrder = Literal["rgb", "bgr"]
 InputRange = Literal["0-1", "0-255"]
-InputFormat = Literal["normalized", "uint8-nchw", "uint8-nhwc"]
-"""What a graph takes: the network's own input, (batch, channels, height, width); or the image's RGB bytes in either
-layout, with everything that `Normalize` does inside the graph."""
+InputFormat = Literal["normalized", "normalized-nhwc", "uint8-nchw", "uint8-nhwc"]
+"""What a graph takes: the network's own input, (batch, channels, height, width) or, by `-nhwc`, with channels last; or
+the image's RGB bytes in either layout, with everything that `Normalize` does inside the graph."""
 Triple = tuple[float, float, float]
 ChannelValues = tuple[float, ...]
 """One number a channel: one for grey, three for RGB or BGR, four with alpha."""

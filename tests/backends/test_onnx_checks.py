@@ -13,7 +13,7 @@ import pytest
 import torch
 import torchvision
 from onnx import NodeProto, TensorProto, helper, numpy_helper
-from small_graphs import FLAGS, FLOAT, IMAGES, image, ints, model, node, refused
+from small_graphs import FLAGS, FLOAT, IMAGES, called_resnet20, image, ints, model, node, refused
 
 from resnet_infer.backends.load import open_model
 from resnet_infer.backends.onnx_file import load_graph
@@ -34,7 +34,7 @@ def test_torchvisions_networks_pass(tmp_path: Path, dynamo: bool) -> None:
 
 
 def test_the_small_classifier_passes(tmp_path: Path) -> None:
-    onnx.save(model(node("Relu", ["input"], ["changed"])), tmp_path / "net.onnx")
+    onnx.save(called_resnet20(model(node("Relu", ["input"], ["changed"]))), tmp_path / "net.onnx")
     opened = open_model(str(tmp_path / "net.onnx"), device="cpu", overrides=FLAGS)
     assert opened.backend.run(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), "pooled").shape == (2, 10, 1, 1)
 
@@ -170,7 +170,7 @@ def test_a_long_chain_of_views_is_read(tmp_path: Path) -> None:
     rest = list(proto.graph.node)
     del proto.graph.node[:]
     proto.graph.node.extend([*views, *rest])
-    onnx.save(proto, tmp_path / "net.onnx")
+    onnx.save(called_resnet20(proto), tmp_path / "net.onnx")
     assert open_model(str(tmp_path / "net.onnx"), device="cpu", overrides=FLAGS).manifest.precision == "fp32"
 
 

@@ -8,7 +8,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto
-from small_graphs import FLAGS, model, refused
+from small_graphs import FLAGS, called_resnet20, model, refused
 
 from resnet_infer.backends.load import open_model
 
@@ -53,7 +53,8 @@ def test_weights_in_a_file_beside_the_graph_are_read(tmp_path: Path) -> None:
     folder = tmp_path / "net"
     folder.mkdir()
     (folder / "weights").write_bytes(np.ones((3, 10), np.float32).tobytes())
-    (folder / "net.onnx").write_bytes(beside(folder, "weights", length="120").SerializeToString())
+    proto = called_resnet20(beside(folder, "weights", length="120"))
+    (folder / "net.onnx").write_bytes(proto.SerializeToString())
     scores = open_model(str(folder / "net.onnx"), device="cpu", overrides=FLAGS).backend.run(
         torch.full((1, 3, 8, 8), 255, dtype=torch.uint8), "pooled"
     )

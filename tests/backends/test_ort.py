@@ -15,14 +15,21 @@ from resnet_infer.backends.ort import MAX_SIZES, RUNS_BEFORE, OrtBackend
 from resnet_infer.errors import ArtifactError, BackendError, OutOfMemory, ResnetInferError, UsageError
 from resnet_infer.exporters.to_onnx import export_onnx
 from resnet_infer.model.checkpoints import Overrides, load_checkpoint
+from resnet_infer.spec.architectures import spec_from_name
 from resnet_infer.spec.labels import Labels
+from resnet_infer.spec.manifest import KEY, Manifest
+from resnet_infer.spec.preprocessing import Preprocessing
 from resnet_infer.spec.shapes import range_for
 
 FLAGS = Overrides(arch="resnet20", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
 
-def classifier(path: Path, batch: int | str = "batch", side: int | str = "side", classes: int = 10) -> Path:
-    """A graph that gives each image's mean red, green and blue times a matrix: small, and easy to do by hand."""
+def classifier(
+    path: Path, batch: int | str = "batch", side: int | str = "side", classes: int = 10, manifest: bool = True
+) -> Path:
+    """A graph that gives each image's mean red, green and blue times a matrix: small, and easy to do by hand.
+
+    Its manifest calls it a resnet20, which its layers are not."""
     weight = np.linspace(-1, 1, 3 * classes, dtype=np.float32).reshape(3, classes)
     nodes = [
         helper.make_node("GlobalAveragePool", ["input"], ["pooled"]),
@@ -37,6 +44,10 @@ def classifier(path: Path, batch: int | str = "batch", side: int | str = "side",
         [helper.make_tensor("weight", TensorProto.FLOAT, weight.shape, weight.ravel())],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    if manifest:
+        preprocessing = Preprocessing(mean=FLAGS.mean, std=FLAGS.std, resize=32, crop=32)  # type: ignore[arg-type]
+        said = Manifest(spec=spec_from_name("resnet20", classes), preprocessing=preprocessing)
+        helper.set_model_props(model, {KEY: said.to_json()})
     onnx.save(model, path)
     return path
 
@@ -45,7 +56,7 @@ def images(batch: int) -> torch.Tensor:
     return torch.randint(0, 256, (batch, 3, 32, 32), dtype=torch.uint8)
 
 
-def test_a_file_from_elsewhere_runs_with_flags_as_in_plain_onnxruntime(tmp_path: Path) -> None:
+def test_a_small_file_runs_as_in_plain_onnxruntime(tmp_path: Path) -> None:
     path = classifier(tmp_path / "small.onnx")
     x_BCHW = images(5)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -100,8 +111,8 @@ def test_fixed_sides_are_stated(tmp_path: Path) -> None:
 
 
 def test_no_manifest_names_the_flags_that_supply_it(tmp_path: Path) -> None:
-    path = classifier(tmp_path / "small.onnx")
-    with pytest.raises(ArtifactError, match=r"small\.onnx.*--arch, --mean and --std"):
+    path = classifier(tmp_path / "small.onnx", manifest=False)
+    with pytest.raises(ArtifactError, match=r"small\.onnx.*give --mean and --std.*resnet-infer adopt small\.onnx"):
         open_model(str(path), device="cpu")
 
 

@@ -21,7 +21,8 @@ from resnet_infer.backends.pytorch import TorchBackend
 from resnet_infer.data.source import Memory
 from resnet_infer.errors import ArtifactError, BackendError, UsageError
 from resnet_infer.exporters import to_onnx
-from resnet_infer.exporters.graphs import emulated_bf16, float_graph, with_preprocessing
+from resnet_infer.exporters.emulation import emulated
+from resnet_infer.exporters.graphs import float_graph, with_preprocessing
 from resnet_infer.model.checkpoints import Checkpoint, Overrides
 from resnet_infer.model.fold import fold_batch_norm
 from resnet_infer.model.heads import with_head
@@ -107,17 +108,17 @@ def test_the_emulation_is_pytorchs_bf16_network_and_not_its_fp32_one(
     with torch.inference_mode():
         fp32 = with_head(folded, head)(x).numpy()  # type: ignore[arg-type]
         bf16 = with_head(folded.bfloat16(), head)(x.bfloat16()).float().numpy()  # type: ignore[arg-type]
-    emulated = plain(emulated_bf16(graph(head, "bf16")), x.numpy())
-    to_bf16, to_fp32 = np.abs(emulated - bf16).mean(), np.abs(emulated - fp32).mean()
+    rounded = plain(emulated(graph(head, "bf16")), x.numpy())
+    to_bf16, to_fp32 = np.abs(rounded - bf16).mean(), np.abs(rounded - fp32).mean()
     assert to_bf16 < to_fp32 / 2
     assert to_fp32 < 0.05 * np.abs(fp32).max()
-    assert np.array_equal(emulated, torch.from_numpy(emulated).bfloat16().float().numpy())  # logits of 8 bits
+    assert np.array_equal(rounded, torch.from_numpy(rounded).bfloat16().float().numpy())  # logits of 8 bits
     assert not np.array_equal(fp32, torch.from_numpy(fp32).bfloat16().float().numpy())
 
 
 def test_the_emulation_rounds_after_every_operator_that_computes(graph: Graphs, images: NDArray[np.uint8]) -> None:
-    proto = emulated_bf16(graph("pooled", "bf16"))
-    computed = {node.output[0].removesuffix(".fp32") for node in proto.graph.node if node.op_type in ("Conv", "Add")}
+    proto = emulated(graph("pooled", "bf16"))
+    computed = {node.output[0].removesuffix(".exact") for node in proto.graph.node if node.op_type in ("Conv", "Add")}
     assert len(computed) == 19 + 9
     read = [name for name in sorted(computed) if any(name in node.input for node in proto.graph.node)]
     assert read == sorted(computed)
@@ -136,7 +137,7 @@ def test_an_exported_bf16_file_agrees_with_the_torch_backend_and_says_that_a_cpu
     assert 1e-4 < manifest.parity["relative_diff"] < manifest.parity["tolerance"]
     with pytest.raises(BackendError, match="bf16 needs CUDA or TensorRT"):
         open_model(str(path), device="cpu")
-    emulated = plain(emulated_bf16(onnx.load(path)), normalized(images))
+    rounded = plain(emulated(onnx.load(path)), normalized(images))
     torch_scores = {
         precision: TorchBackend(checkpoint, "cpu", precision)
         .run(torch.from_numpy(images), "pooled")[:, :, 0, 0]
@@ -144,8 +145,8 @@ def test_an_exported_bf16_file_agrees_with_the_torch_backend_and_says_that_a_cpu
         for precision in ("fp32", "bf16")
     }
     largest = np.abs(torch_scores["fp32"]).max()
-    assert np.abs(emulated - torch_scores["bf16"]).max() < 0.05 * largest  # which does not fold, so rounds elsewhere
-    assert 1e-4 * largest < np.abs(emulated - torch_scores["fp32"]).max() < 0.05 * largest
+    assert np.abs(rounded - torch_scores["bf16"]).max() < 0.05 * largest  # which does not fold, so rounds elsewhere
+    assert 1e-4 * largest < np.abs(rounded - torch_scores["fp32"]).max() < 0.05 * largest
 
 
 # preprocessing inside
@@ -174,7 +175,7 @@ def test_raw_bytes_give_the_scores_of_normalised_pixels(
     assert dims(image) == (["batch", "height", "width", 3] if nhwc else ["batch", 3, "height", "width"])
     assert {layer.type for layer in read_layers(inside)} == {precision}
     if precision == "bf16":
-        outside, inside = emulated_bf16(outside), emulated_bf16(inside)
+        outside, inside = emulated(outside), emulated(inside)
     expected = plain(outside, normalized(images).astype(np.float16 if precision == "fp16" else np.float32))
     actual = plain(inside, images.transpose(0, 2, 3, 1).copy() if nhwc else images)
     assert actual.shape == expected.shape
@@ -188,7 +189,9 @@ def test_a_file_that_takes_bytes_says_so_and_is_fed_so(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(to_onnx, "float_graph", lambda checkpoint, head, precision: graph(head, precision))  # made once
+    monkeypatch.setattr(
+        to_onnx, "float_graph", lambda checkpoint, head, precision, opset: graph(head, precision)
+    )  # made once
     source = Memory("pictures", [(str(seed), picture(50, 37, seed)) for seed in range(5)])
     scores = {}
     for input_format in ("normalized", "uint8-nchw", "uint8-nhwc"):

@@ -27,6 +27,9 @@ FULL = Manifest(
     precision="fp16",
     versions={"torch": "2"},
     input="uint8-nhwc",
+    output="log-probabilities",
+    output_name="scores",
+    adopted=True,
     parity={"max": 1e-6, "sizes": [[32, 32]], "passed": True},
     quantization={"method": "entropy", "table": [{"images": 125}]},
     gate={"passed": True},
@@ -120,13 +123,14 @@ def test_any_text_round_trips_in_one_line_of_ascii(
     assert Manifest.from_json(text, "here") == manifest
 
 
-LATER = ("input", "quantization", "gate", "weights_sha256", "check")
+LATER = ("input", "output", "output_name", "adopted", "quantization", "gate", "weights_sha256", "check")
 
 
 def test_a_file_of_the_first_release_reads_as_a_plain_float_export() -> None:
     document = {key: value for key, value in json.loads(FULL.to_json()).items() if key not in LATER}
     manifest = Manifest.from_json(json.dumps(document), "here")
-    assert manifest == replace(FULL, input="normalized", quantization={}, gate={}, weights_sha256="")
+    new = {"input": "normalized", "output": "logits", "output_name": "", "adopted": False}
+    assert manifest == replace(FULL, **new, quantization={}, gate={}, weights_sha256="")
 
 
 @pytest.mark.parametrize("key", [key for key in json.loads(FULL.to_json()) if key not in LATER])
