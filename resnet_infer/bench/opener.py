@@ -22,12 +22,12 @@ from resnet_infer.exporters.calibrate import FEWEST, Quantization
 from resnet_infer.exporters.engine_builder import BuildOptions
 from resnet_infer.exporters.to_onnx import export_onnx
 from resnet_infer.exporters.to_tensorrt import build_engine
-from resnet_infer.model.checkpoints import Checkpoint, load_checkpoint
+from resnet_infer.model.checkpoints import Checkpoint, load_checkpoint, native_preprocessing
 from resnet_infer.model.resnet import build
 from resnet_infer.spec.architectures import Head
 from resnet_infer.spec.catalogue import spec_from_name
 from resnet_infer.spec.manifest import Manifest
-from resnet_infer.spec.preprocessing import InputFormat, Preprocessing
+from resnet_infer.spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD, InputFormat
 from resnet_infer.spec.protocols import protocol_of_head
 from resnet_infer.spec.shapes import BatchRange, profiles_for
 
@@ -165,9 +165,10 @@ def random_checkpoint(name: str) -> Checkpoint:
         for module in net.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.momentum = None  # the plain mean of what it sees
-        coarse = torch.randn(8, 3, side // 8, side // 8)
+        coarse = torch.randn(8, spec.channels, side // 8, side // 8)
         net(torch.nn.functional.interpolate(coarse, (side, side), mode="bilinear"))
-    preprocessing = Preprocessing() if spec.family == "imagenet" else Preprocessing(resize=side, crop=side)
+    usual = (IMAGENET_MEAN, IMAGENET_STD) if spec.channels == 3 else ((0.5,) * spec.channels,) * 2
+    preprocessing = native_preprocessing(spec, *usual)
     return Checkpoint(
         name=name,
         manifest=Manifest(spec=spec, preprocessing=preprocessing, source=name),
