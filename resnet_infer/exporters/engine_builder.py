@@ -135,7 +135,7 @@ def _config(trt: Any, builder: Any, image: Any, options: BuildOptions) -> Any:
                 numbers = sorted(int(n[2:]) for n in trt.ComputeCapability.__members__ if n.startswith("SM"))
                 known = ", ".join(f"{number // 10}.{number % 10}" for number in numbers)
                 raise UsageError(f"--compute-capability {major}.{minor}: {options.flavour} builds for {known}")
-    channels_last = tuple(image.shape)[-1] == 3
+    channels_last = tuple(image.shape)[-1] == 3 != tuple(image.shape)[1]
     for wanted_range in options.profiles:
         profile = builder.create_optimization_profile()
         shapes = [
