@@ -155,6 +155,7 @@ def _graph_of(onnx_path: Path, overrides: Overrides | None = None) -> tuple[onnx
     image = image_input(graph)
     image.type.tensor_type.shape.dim[3 if manifest.input.endswith("-nhwc") else 1].dim_value = 3
     _call_input(graph, image)
+    _cast_before_moving(graph)
     return graph, manifest
 
 
@@ -168,6 +169,26 @@ def _call_input(proto: onnx.ModelProto, image: onnx.ValueInfoProto) -> None:
     for tensor in proto.graph.initializer:
         tensor.name = names.get(tensor.name, tensor.name)
     del proto.graph.value_info[:]
+
+
+def _cast_before_moving(proto: onnx.ModelProto) -> None:
+    """Bytes as numbers before their channels are moved: TensorRT moves no bytes."""
+    readers = [node for node in proto.graph.node if "input" in node.input]
+    if len(readers) != 1 or readers[0].op_type != "Transpose":
+        return
+    moved = readers[0].output[0]
+    casts = [node for node in proto.graph.node if moved in node.input]
+    if len(casts) == 1 and casts[0].op_type == "Cast":
+        move, cast = readers[0], casts[0]
+        result = cast.output[0]
+        cast.input[0], cast.output[0] = "input", f"{moved}.cast"
+        move.input[0], move.output[0] = cast.output[0], result
+        first, second = (list(proto.graph.node).index(node) for node in (move, cast))
+        ordered = list(proto.graph.node)
+        ordered[first], ordered[second] = ordered[second], ordered[first]
+        kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in ordered]
+        del proto.graph.node[:]
+        proto.graph.node.extend(kept)
 
 
 def _fitting(

@@ -10,6 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from foreign_files import FLAGS, MEAN, SIDE, STD, foreign
 from numpy.typing import NDArray
 from torch import nn
 
@@ -26,9 +27,6 @@ from resnet_infer.model.resnet import ResNet
 from resnet_infer.spec.protocols import single_crop
 from resnet_infer.verify import verify
 
-MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
-FLAGS = Overrides(mean=MEAN, std=STD)
-SIDE = 32
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
@@ -52,41 +50,6 @@ def close(random_net: Callable[..., ResNet], picture: Callable[..., NDArray[np.u
         made.fc.bias -= made((seen / 255 - mean) / std).mean(0)
         assert (made((seen / 255 - mean) / std).argmax(1).bincount() > 0).sum() > 4
     return made
-
-
-class Foreign(nn.Module):
-    """Features and probabilities of a network that takes channels last, or bytes."""
-
-    def __init__(self, net: Any, form: str) -> None:
-        super().__init__()
-        self.net, self.form = net, form
-        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1) * 255)
-        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1) * 255)
-
-    def forward(self, x: torch.Tensor) -> Any:
-        if self.form.endswith("-nhwc"):
-            x = x.permute(0, 3, 1, 2)
-        if self.form.startswith("uint8"):
-            x = (x.float() - self.mean) / self.std
-        features = self.net.features(x).mean((2, 3))
-        return features, self.net.fc(features).softmax(1)
-
-
-def foreign(net: ResNet, path: Path, form: str = "normalized", batch: int = 0, **options: Any) -> Path:
-    kind = torch.uint8 if form.startswith("uint8") else torch.float32
-    shape = (batch or 2, SIDE, SIDE, 3) if form.endswith("-nhwc") else (batch or 2, 3, SIDE, SIDE)
-    free: dict[int, str] = {} if batch else {0: "n"}
-    torch.onnx.export(
-        Foreign(net, form).eval(),
-        (torch.zeros(shape, dtype=kind),),
-        str(path),
-        dynamo=False,
-        input_names=["image"],
-        output_names=["features", "scores"],
-        dynamic_axes={"image": free, "features": free, "scores": free},
-        **{"opset_version": 17} | options,
-    )
-    return path
 
 
 def pixels(batch: int) -> torch.Tensor:
