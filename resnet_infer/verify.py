@@ -94,11 +94,11 @@ def _onnx(path: Path) -> list[str]:
 
 def _engine(path: Path) -> list[str]:
     from resnet_infer.backends.engine_file import read_engine
-    from resnet_infer.spec.precisions import check_claim
+    from resnet_infer.backends.onnx_file import check_precision
 
     record, _ = read_engine(path)
     manifest = record.manifest
-    check_claim(manifest.precision, record.layers, manifest.kept_float, str(path))
+    check_precision(manifest, record.layers, str(path))
     return ["sha256 of the plan", f"{manifest.precision} proven by {len(record.layers)} layers as TensorRT parsed them"]
 
 

@@ -27,6 +27,14 @@ BESIDE_A_CLASSIFIER = ("Add", "Mul")
 """Bias, and the scale of a quantised product."""
 
 
+def image_input(proto: onnx.ModelProto) -> onnx.ValueInfoProto:
+    """The one input that is no constant."""
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    image: onnx.ValueInfoProto
+    (image,) = (value for value in proto.graph.input if value.name not in constants)
+    return image
+
+
 @dataclass(frozen=True, slots=True)
 class ScoresOutput:
     """An output that may be scores."""
@@ -57,8 +65,7 @@ class GraphEnds:
     @property
     def input(self) -> InputFormat:
         """Its layout and type."""
-        constants = {tensor.name for tensor in self._proto.graph.initializer}
-        (image,) = (value for value in self._proto.graph.input if value.name not in constants)
+        image = image_input(self._proto)
         of_bytes = image.type.tensor_type.elem_type == TensorProto.UINT8
         if channels_last(self._proto):
             return "uint8-nhwc" if of_bytes else "normalized-nhwc"
@@ -67,8 +74,7 @@ class GraphEnds:
     @property
     def sides(self) -> tuple[int, int] | None:
         """Height and width in pixels where both are fixed."""
-        constants = {tensor.name for tensor in self._proto.graph.initializer}
-        (image,) = (value for value in self._proto.graph.input if value.name not in constants)
+        image = image_input(self._proto)
         dims = image.type.tensor_type.shape.dim
         height, width = (dims[1], dims[2]) if channels_last(self._proto) else (dims[2], dims[3])
         return (height.dim_value, width.dim_value) if height.dim_value and width.dim_value else None

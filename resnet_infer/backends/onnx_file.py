@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from onnx.external_data_helper import uses_external_data
 
 from resnet_infer.backends.onnx_checks import check_graph
-from resnet_infer.backends.onnx_ends import GraphEnds, ScoresOutput
+from resnet_infer.backends.onnx_ends import GraphEnds, ScoresOutput, image_input
 from resnet_infer.backends.onnx_layers import file_precision, read_layers
 from resnet_infer.backends.onnx_network import check_architecture, fitting, named, read_network
 from resnet_infer.console import note
@@ -211,5 +211,5 @@ def check_precision(manifest: Manifest, layers: Sequence[Layer], where: str) -> 
 
 def input_shape(proto: onnx.ModelProto) -> str:
     """The shape of the graph's input, a number where it is fixed, as `batch x 3 x height x width`."""
-    dims = proto.graph.input[0].type.tensor_type.shape.dim
+    dims = image_input(proto).type.tensor_type.shape.dim
     return " x ".join(str(dim.dim_value) if dim.HasField("dim_value") else dim.dim_param or "?" for dim in dims)

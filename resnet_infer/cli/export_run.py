@@ -65,7 +65,8 @@ def run(request: ExportRequest, output: Path) -> Iterator[str]:
         if not request.exported:
             yield from checks(make_onnx(request, artifact, output / (request.given.name or artifact.stem)))
         batch = export_options.batch_range(request.given.batch_range)
-        made = export_triton(artifact, output, request.given.name, batch)
+        said = request.overrides if request.exported else Overrides()
+        made = export_triton(artifact, output, request.given.name, batch, said)
         yield f"{made}: {', '.join(sorted(path.name for path in made.rglob('*') if path.is_file()))}"
         yield f"serve it: tritonserver --model-repository={output.resolve()}"
 
@@ -139,7 +140,8 @@ def _to_tensorrt(request: ExportRequest, onnx_path: Path, path: Path) -> Iterato
         made = make_onnx(plain, onnx_path)
         if made.quantization:
             yield search_table(made.quantization) + "\n"
-    manifest = built_from(onnx_path)
+    overrides = request.overrides if request.exported else Overrides()
+    manifest = built_from(onnx_path, overrides)
     head = manifest.head or "pooled"
     profiles = profiles_for(
         protocol_of_head(head, manifest.spec, manifest.preprocessing, sides(given.scales)),
@@ -164,6 +166,7 @@ def _to_tensorrt(request: ExportRequest, onnx_path: Path, path: Path) -> Iterato
             onnx_path,
             path,
             build,
+            overrides=overrides,
             gate=gate,
             reference=_reference(request, onnx_path) if gate else None,
             progress=lambda phase, step, steps: advance(1),
@@ -174,7 +177,7 @@ def _to_tensorrt(request: ExportRequest, onnx_path: Path, path: Path) -> Iterato
 def _reference(request: ExportRequest, onnx_path: Path) -> Model:
     """What an engine is compared with: the checkpoint in PyTorch, or the ONNX file that it is built from."""
     if request.exported:
-        return open_model(str(onnx_path))
+        return open_model(str(onnx_path), overrides=request.overrides)
     checkpoint = load_checkpoint(request.model, request.overrides)
     return Model(name=checkpoint.name, manifest=checkpoint.manifest, backend=TorchBackend(checkpoint))
 

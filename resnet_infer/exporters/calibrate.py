@@ -23,6 +23,7 @@ from onnxruntime.quantization.calibrate import create_calibrator
 
 from resnet_infer.backends.graph_ends import GraphInput
 from resnet_infer.backends.load import Model
+from resnet_infer.backends.onnx_ends import image_input
 from resnet_infer.backends.ort import OrtBackend
 from resnet_infer.data.source import Source
 from resnet_infer.errors import DataError, GateError, UsageError
@@ -193,7 +194,7 @@ def _ranges(
     """(method, number of images, ranges): every method sees each image once, its ranges taken on the way."""
     path = folder / "float.onnx"
     onnx.save(graph, path)
-    protocol, image = _crops(manifest), _image_of(graph)
+    protocol, image = _crops(manifest), image_input(graph)
     for method in [wanted.method] if wanted.method else METHODS:
         kind, options = CALIBRATORS[method]
         calibrator = create_calibrator(
@@ -212,12 +213,6 @@ def _ranges(
             with redirect_stdout(io.StringIO()):
                 ranges = calibrator.compute_data()
             yield method, size, ranges
-
-
-def _image_of(graph: onnx.ModelProto) -> onnx.ValueInfoProto:
-    constants = {tensor.name for tensor in graph.graph.initializer}
-    image: onnx.ValueInfoProto = next(value for value in graph.graph.input if value.name not in constants)
-    return image
 
 
 def _fixed_batch(image: onnx.ValueInfoProto) -> int:

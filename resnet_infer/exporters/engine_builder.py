@@ -135,8 +135,9 @@ def _config(trt: Any, builder: Any, image: Any, options: BuildOptions) -> Any:
                 numbers = sorted(int(n[2:]) for n in trt.ComputeCapability.__members__ if n.startswith("SM"))
                 known = ", ".join(f"{number // 10}.{number % 10}" for number in numbers)
                 raise UsageError(f"--compute-capability {major}.{minor}: {options.flavour} builds for {known}")
-    channels_last = tuple(image.shape)[-1] == 3
-    channels = 3 if channels_last else tuple(image.shape)[1]
+    sizes = tuple(image.shape)
+    channels_last = sizes[-1] in (1, 3, 4) and sizes[1] not in (1, 3, 4)
+    channels = sizes[-1] if channels_last else sizes[1]
     for wanted_range in options.profiles:
         profile = builder.create_optimization_profile()
         shapes = [

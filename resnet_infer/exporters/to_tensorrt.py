@@ -6,7 +6,7 @@ measured. Only then is there a file.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +15,8 @@ import onnx
 from resnet_infer.backends.engine_file import write_engine
 from resnet_infer.backends.engine_inspector import check_kernels, kernel_types
 from resnet_infer.backends.load import Model
-from resnet_infer.backends.onnx_file import graph_sha256, load_graph, stored_manifest
+from resnet_infer.backends.onnx_ends import image_input
+from resnet_infer.backends.onnx_file import check_precision, graph_sha256, load_graph, manifest_of
 from resnet_infer.backends.onnx_layers import read_layers
 from resnet_infer.backends.tensorrt_api import load_flavour, this_host, this_platform
 from resnet_infer.backends.trt import TensorRTBackend
@@ -23,9 +24,11 @@ from resnet_infer.errors import ArtifactError, BackendError, UsageError
 from resnet_infer.exporters import engine_cache
 from resnet_infer.exporters.engine_builder import BuildOptions, Progress, build_plan
 from resnet_infer.exporters.gate import Gate, run_gate
+from resnet_infer.exporters.quantize_file import only_output
+from resnet_infer.model.checkpoints import Overrides
 from resnet_infer.spec.engine_manifest import RTX_DEFAULT, EngineRecord, Flavour, misfits
 from resnet_infer.spec.manifest import Manifest
-from resnet_infer.spec.precisions import check_claim
+from resnet_infer.spec.shapes import ShapeRange
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,24 +46,27 @@ def build_engine(
     path: Path,
     options: BuildOptions,
     *,
+    overrides: Overrides | None = None,
     gate: Gate | None = None,
     reference: Model | None = None,
     progress: Progress = lambda phase, step, steps: None,
     gating: Callable[[float], None] = lambda images: None,
 ) -> Built:
-    """Build `path` and its manifest from an ONNX file that `export_onnx` wrote, or take them from the cache.
+    """Build `path` and its manifest from an ONNX file, or take them from the cache.
 
+    A file of another tool needs `overrides`, or to be adopted; of a fixed batch, that is the engine's.
     `progress` is called as TensorRT's phases advance; Ctrl-C ends the build between two of its steps. `gate` compares
     the engine with `reference` before it is promoted, which needs the GPU that the engine is for.
 
-    Raises ArtifactError for an ONNX file that is not one of ours, BackendError if TensorRT is missing or refuses it,
-    GateError if the engine is not of the precision the file claims or fails the gate; then nothing is written.
+    Raises ArtifactError for an ONNX file of which not enough is known, BackendError if TensorRT is missing or refuses
+    it, GateError if the engine is not of the precision the file claims or fails the gate; then nothing is written.
     """
     if (gate is None) != (reference is None):
         raise ValueError("a gate and the model it compares with come together")
     if path.suffix.lower() != ".engine":
         raise UsageError(f"{path}: the output's name must end in .engine")
-    proto, manifest = _graph_of(onnx_path)
+    proto, manifest = _graph_of(onnx_path, overrides)
+    options = replace(options, profiles=_fitting(options.profiles, proto, manifest, onnx_path))
     if options.tf32:
         if manifest.precision != "fp32":
             raise UsageError(f"{onnx_path}: is {manifest.precision}; tf32 is for fp32 files")
@@ -106,7 +112,7 @@ def build_engine(
             layers=layers,
         )
     where = f"{path}: not written"
-    check_claim(manifest.precision, record.layers, manifest.kept_float, where)
+    check_precision(manifest, record.layers, where)
     if not misfits(record, host):
         record = _inspected(record, plan, where)
     if options.use_cache and not kept:
@@ -117,9 +123,9 @@ def build_engine(
     return Built(record=record, key=key, cache_hit=kept is not None)
 
 
-def built_from(onnx_path: Path) -> Manifest:
+def built_from(onnx_path: Path, overrides: Overrides | None = None) -> Manifest:
     """The manifest of a graph that an engine can be built from; raises ArtifactError or GateError for any other."""
-    return _graph_of(onnx_path)[1]
+    return _graph_of(onnx_path, overrides)[1]
 
 
 def check_gate_runs(flavour: Flavour) -> None:
@@ -131,22 +137,80 @@ def check_gate_runs(flavour: Flavour) -> None:
         )
 
 
-def _graph_of(onnx_path: Path) -> tuple[onnx.ModelProto, Manifest]:
-    """Our own graph and its manifest, which TensorRT can build from; raises ArtifactError for any other."""
+def _graph_of(onnx_path: Path, overrides: Overrides | None = None) -> tuple[onnx.ModelProto, Manifest]:
+    """A graph that TensorRT can build from, and its manifest; of another tool's graph, what the scores need."""
     proto = load_graph(onnx_path)
-    manifest = stored_manifest(proto, str(onnx_path))
-    if manifest is None or manifest.head is None:
-        raise ArtifactError(
-            f"{onnx_path}: has no resnet-infer manifest, so its classes and preprocessing are not known; build from a "
-            "checkpoint, or from a file that `resnet-infer export --to onnx` wrote"
-        )
-    check_claim(manifest.precision, read_layers(proto), manifest.kept_float, str(onnx_path))
+    manifest = manifest_of(proto, onnx_path, overrides or Overrides())
+    if manifest.head is None:
+        raise ArtifactError(f"{onnx_path}: its manifest does not say which head it has; export it again")
+    check_precision(manifest, read_layers(proto), str(onnx_path))
     if manifest.quantization.get("arrangement") == "onnxruntime":
         raise ArtifactError(
             f"{onnx_path}: is quantised for onnxruntime, with zero points that TensorRT does not take; "
             "export it with --arrangement tensorrt, or build from the checkpoint"
         )
-    return proto, manifest
+    if not manifest.adopted:
+        return proto, manifest
+    graph = only_output(onnx.load(onnx_path), manifest)  # weights in other files come along
+    image = image_input(graph)
+    image.type.tensor_type.shape.dim[3 if manifest.input.endswith("-nhwc") else 1].dim_value = 3
+    _call_input(graph, image)
+    _cast_before_moving(graph)
+    return graph, manifest
+
+
+def _call_input(proto: onnx.ModelProto, image: onnx.ValueInfoProto) -> None:
+    """Give the image the name that it has in our own graphs, and so in every engine."""
+    names = {image.name: "input"} | ({"input": "input.inner"} if image.name != "input" else {})
+    image.name = "input"
+    for node in proto.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    for tensor in proto.graph.initializer:
+        tensor.name = names.get(tensor.name, tensor.name)
+    del proto.graph.value_info[:]
+
+
+def _cast_before_moving(proto: onnx.ModelProto) -> None:
+    """Bytes as numbers before their channels are moved: TensorRT moves no bytes."""
+    readers = [node for node in proto.graph.node if "input" in node.input]
+    if len(readers) != 1 or readers[0].op_type != "Transpose":
+        return
+    moved = readers[0].output[0]
+    casts = [node for node in proto.graph.node if moved in node.input]
+    if len(casts) == 1 and casts[0].op_type == "Cast":
+        move, cast = readers[0], casts[0]
+        result = cast.output[0]
+        cast.input[0], cast.output[0] = "input", f"{moved}.cast"
+        move.input[0], move.output[0] = cast.output[0], result
+        first, second = (list(proto.graph.node).index(node) for node in (move, cast))
+        ordered = list(proto.graph.node)
+        ordered[first], ordered[second] = ordered[second], ordered[first]
+        kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in ordered]
+        del proto.graph.node[:]
+        proto.graph.node.extend(kept)
+
+
+def _fitting(
+    profiles: Sequence[ShapeRange], proto: onnx.ModelProto, manifest: Manifest, path: Path
+) -> tuple[ShapeRange, ...]:
+    """The profiles with the graph's own sizes where those are fixed; raises UsageError where they cannot be."""
+    dims = [dim.dim_value for dim in image_input(proto).type.tensor_type.shape.dim]
+    last = manifest.input.endswith("-nhwc")
+    batch, height, width = dims[0], dims[1 if last else 2], dims[2 if last else 3]
+    for profile in profiles:
+        for side, low, high in ((height, profile.min[1], profile.max[1]), (width, profile.min[2], profile.max[2])):
+            if side and (low, high) != (side, side):
+                raise UsageError(
+                    f"{path}: takes {width}x{height} pixels only, and the engine is for {profile.describe()}; choose "
+                    "its own size, or export it with free sides"
+                )
+    if not batch:
+        return tuple(profiles)
+    return tuple(
+        ShapeRange(min=(batch, *profile.min[1:]), opt=(batch, *profile.opt[1:]), max=(batch, *profile.max[1:]))
+        for profile in profiles
+    )
 
 
 def _inspected(record: EngineRecord, plan: bytes, where: str) -> EngineRecord:
