@@ -48,6 +48,7 @@ def export(
         raise UsageError(f"{model}: is an engine already; only --to triton takes one")
     from resnet_infer.cli import export_run
     from resnet_infer.model.checkpoints import is_checkpoint_file
+    from resnet_infer.model.hub import short_name
 
     overrides = said.overrides()
     request = export_run.ExportRequest(model=model, to=to, overrides=overrides, given=given)
@@ -56,7 +57,7 @@ def export(
         for part, usual in ((given.head or "pooled", "pooled"), (given.precision or "fp32", "fp32"))
         if part != usual
     ]
-    stem = Path(model).stem if own in (".onnx", ".engine", ".plan") or is_checkpoint_file(model) else model
+    stem = Path(model).stem if own in (".onnx", ".engine", ".plan") or is_checkpoint_file(model) else short_name(model)
     default = Path("model_repository") if to == "triton" else Path(".".join([stem, *suffixes]) + FORMATS[to])
     for line in export_run.run(request, output or default):
         say(line)

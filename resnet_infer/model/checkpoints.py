@@ -20,9 +20,13 @@ from torch import Tensor
 from resnet_infer.console import note
 from resnet_infer.errors import CheckpointError, UsageError
 from resnet_infer.files import replacing
+from resnet_infer.model import hub
 from resnet_infer.model.adapters import StateDict, conform, read_architecture, unwrap
+from resnet_infer.model.described import describe, spec_said
 from resnet_infer.model.digest import tensors_sha256
 from resnet_infer.model.download import weights_file
+from resnet_infer.model.sidecars import Sidecar
+from resnet_infer.model.transformers_layout import from_transformers
 from resnet_infer.spec import manifest as manifests
 from resnet_infer.spec.architectures import ModelSpec, spec_from_name
 from resnet_infer.spec.labels import Labels, default_labels, imagenet1k
@@ -30,7 +34,7 @@ from resnet_infer.spec.manifest import Manifest
 from resnet_infer.spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, Triple
 from resnet_infer.spec.registry import bundled_folders, published
 
-PICKLED = (".pth", ".pt", ".th")
+PICKLED = (".pth", ".pt", ".th", ".bin")
 SUFFIXES = (".safetensors", *PICKLED)
 
 
@@ -82,16 +86,19 @@ def is_checkpoint_file(model: str) -> bool:
 
 
 def load_checkpoint(model: str, overrides: Overrides | None = None) -> Checkpoint:
-    """Load a checkpoint by key (bundled or published) or by file.
+    """Load a checkpoint by key (bundled or published), by file, or by name from the hub.
 
     Raises UnknownNameError, DownloadError, CheckpointError or UsageError, each saying what to do.
     """
     overrides = overrides or Overrides()
-    if is_checkpoint_file(model):
+    if is_checkpoint_file(model) and not model.startswith(hub.PREFIXES):
         return _from_file(Path(model), overrides)
     bundled = bundled_folders()
     if model in bundled:
         return replace(_from_file(bundled[model] / "weights.safetensors", overrides), name=model)
+    if repository := hub.repository_of(model):
+        fetched = hub.fetch(*repository)
+        return replace(_from_file(fetched.weights, overrides, fetched.source), name=model)
     if Path(model).exists():
         raise UsageError(
             f"{model}: not a model file by its name; weights end in {', '.join(SUFFIXES)}, exports in .onnx"
@@ -122,22 +129,26 @@ def save_checkpoint(path: Path, state_dict: Mapping[str, Tensor], manifest: Mani
         safetensors.torch.save_file(tensors, partial, metadata={manifests.KEY: manifest.to_json()})
 
 
-def _from_file(path: Path, overrides: Overrides) -> Checkpoint:
+def _from_file(path: Path, overrides: Overrides, source: str = "") -> Checkpoint:
     if not path.is_file():
         raise UsageError(f"{path}: no such file; give a weights file, or a key that `resnet-infer models` lists")
     tensors, manifest, digest = read_file(path, verify=overrides.verify)
+    known = Sidecar() if manifest else describe(path, digest)
     if manifest and not overrides.arch:
         spec, state_dict = manifest.spec, conform(tensors, manifest.spec, str(path))
     else:
-        spec, state_dict = _network(tensors, overrides.arch, str(path))
+        spec, state_dict = _network(tensors, overrides.arch, str(path), known)
     if manifest is None:
         manifest = Manifest(
             spec=spec,
-            preprocessing=_assumed_preprocessing(spec, overrides, path),
-            labels=default_labels(spec.classes, spec.stem),
-            source=path.name,
+            preprocessing=known.preprocessing or _assumed_preprocessing(spec, overrides, path),
+            labels=known.labels or default_labels(spec.classes, spec.stem),
+            source=source or known.published or path.name,
             source_sha256=digest,
+            extra={"described_by": known.record()} if known.told() else {},
         )
+    elif source:
+        manifest = replace(manifest, source=source, source_sha256=digest)
     manifest = overrides.applied_to(replace(manifest, spec=spec), str(path))
     return Checkpoint(name=path.name, manifest=manifest, state_dict=state_dict, file=path, sha256=digest)
 
@@ -218,11 +229,22 @@ def _global_in(message: str) -> str:
     return "an object other than tensors"
 
 
-def _network(tensors: StateDict, arch: str | None, where: str) -> tuple[ModelSpec, StateDict]:
-    spec = read_architecture(tensors, where)
+def _network(
+    tensors: StateDict, arch: str | None, where: str, known: Sidecar | None = None
+) -> tuple[ModelSpec, StateDict]:
+    """What a flag says goes over what is known, and that over what the tensors tell."""
+    renamed = from_transformers(tensors)
+    spec = read_architecture(renamed, where)
     if arch:
         spec = spec_from_name(arch, classes=spec.classes)
-    return spec, conform(tensors, spec, where)
+    elif known and (said := spec_said(known, tensors, spec.classes, where)):
+        try:
+            return said, conform(renamed, said, where)
+        except CheckpointError as error:
+            if not known.files:
+                raise
+            raise CheckpointError(f"{known.where}: says {said.name}, which these weights are not: {error}") from error
+    return spec, conform(renamed, spec, where)
 
 
 def native_preprocessing(spec: ModelSpec, mean: Triple, std: Triple) -> Preprocessing:
