@@ -33,6 +33,7 @@ from resnet_infer.spec.labels import Labels, default_labels, imagenet1k
 from resnet_infer.spec.manifest import Manifest
 from resnet_infer.spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, Triple
 from resnet_infer.spec.registry import bundled_folders, published
+from resnet_infer.spec.timm_models import timm_models
 
 PICKLED = (".pth", ".pt", ".th", ".bin")
 SUFFIXES = (".safetensors", *PICKLED)
@@ -103,7 +104,7 @@ def load_checkpoint(model: str, overrides: Overrides | None = None) -> Checkpoin
         raise UsageError(
             f"{model}: not a model file by its name; weights end in {', '.join(SUFFIXES)}, exports in .onnx"
         )
-    card = published(model)
+    card = published(model, timm_models())
     path = weights_file(card)
     data = _bytes_of(path)
     spec, state_dict = _network(unwrap(_load_pickle(data, path), model), overrides.arch or card.architecture, model)

@@ -78,16 +78,16 @@ def fetch(repository: str, revision: str | None = None) -> Fetched:
 
 def _file(hub: Any, repository: str, name: str, commit: str | None, asked: str | None) -> Path | None:
     """One file in the cache; None if the repository does not have it."""
-    from huggingface_hub import errors
+    from huggingface_hub import _CACHED_NO_EXIST, constants, errors
 
     where = f"hf-hub:{repository}" + (f"@{asked}" if asked else "")
-    endpoint = hub.constants.ENDPOINT
+    endpoint = constants.ENDPOINT
     try:
         return Path(hub.hf_hub_download(repository, name, revision=commit))
     except errors.LocalEntryNotFoundError as error:
-        if hub.try_to_load_from_cache(repository, name, revision=commit) is hub.file_download._CACHED_NO_EXIST:
+        if hub.try_to_load_from_cache(repository, name, revision=commit) is _CACHED_NO_EXIST:
             return None
-        if hub.constants.HF_HUB_OFFLINE:
+        if constants.HF_HUB_OFFLINE:
             if name in HUB_WEIGHTS[:1] and isinstance(
                 hub.try_to_load_from_cache(repository, HUB_WEIGHTS[1], revision=commit), str
             ):

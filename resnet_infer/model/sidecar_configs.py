@@ -2,7 +2,7 @@
 
 timm: `pretrained_cfg`, as `timm.data.resolve_data_config(use_test_size=True)` and `create_transform` read it: the
 shorter side is resized to `floor(size / crop_pct)`. transformers: `preprocessor_config.json`, as its image processors
-read it; `ConvNextImageProcessor` resizes to `int(size / crop_pct)` below 384 and squashes from there on. Where the sides
+read it; `ConvNextImageProcessor` resizes to `int(size / crop_pct)` below 384 and squashes from there on. Where sides
 differ by an odd number, its crop begins at the half rounded down, and ours, as torchvision's and timm's, at the even
 neighbour: a pixel beside it.
 Every function raises UsageError naming the key of what this package cannot do.
