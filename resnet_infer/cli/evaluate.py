@@ -86,7 +86,7 @@ def evaluate(
         typer.Option(
             "--model",
             "-m",
-            help="Checkpoint key or file (`resnet-infer models` lists keys); given several times, an ensemble.",
+            help="Checkpoint key (`resnet-infer models`), file or hf-hub:OWNER/NAME; given several times, an ensemble.",
             metavar="MODEL",
         ),
     ],

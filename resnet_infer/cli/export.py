@@ -22,7 +22,7 @@ def export(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="Checkpoint key or file; for tensorrt and triton also an .onnx, for triton an .engine.",
+            help="Checkpoint key, file or hf-hub:OWNER/NAME; for tensorrt, triton also an .onnx, for triton an .engine.",
         ),
     ],
     given: Flags,

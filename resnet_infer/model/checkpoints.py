@@ -97,8 +97,7 @@ def load_checkpoint(model: str, overrides: Overrides | None = None) -> Checkpoin
     bundled = bundled_folders()
     if model in bundled:
         return replace(_from_file(bundled[model] / "weights.safetensors", overrides), name=model)
-    if repository := hub.repository_of(model):
-        fetched = hub.fetch(*repository)
+    if fetched := hub.fetch_named(model):
         return replace(_from_file(fetched.weights, overrides, fetched.source), name=model)
     if Path(model).exists():
         raise UsageError(

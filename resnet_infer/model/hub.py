@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_infer.errors import DownloadError, ResnetInferError, UsageError
-from resnet_infer.model.sidecars import CONFIG, HUB_WEIGHTS, PROCESSOR
+from resnet_infer.model.sidecars import CONFIG, HUB_WEIGHTS, PROCESSOR, check_type
 from resnet_infer.spec.registry import PUBLISHED
 from resnet_infer.spec.timm_models import timm_models
 
@@ -51,11 +51,25 @@ def short_name(model: str) -> str:
     return match[1].rsplit("/", 1)[1] if match else model
 
 
-def fetch(repository: str, revision: str | None = None) -> Fetched:
-    """Weights and configuration of a repository, from the hub or from its cache.
+def fetch_named(model: str) -> Fetched | None:
+    """The files of a model on the hub, fetched if they are not in the cache; None for a name that is no repository's.
 
-    Raises DownloadError saying what is missing, and UsageError without huggingface_hub.
+    Raises DownloadError saying what is missing, CheckpointError for a model that is no ResNet, and UsageError for a
+    name that cannot be one, or without huggingface_hub.
     """
+    named = repository_of(model)
+    if named is None:
+        return None
+    try:
+        return fetch(*named)
+    except DownloadError as error:
+        if "/" not in model or model.startswith(PREFIXES):
+            raise
+        raise DownloadError(f"{model}: no such file here; and as a name on the hub, {error}") from error
+
+
+def fetch(repository: str, revision: str | None = None) -> Fetched:
+    """Weights and configuration of a repository, from the hub or from its cache; raises as `fetch_named`."""
     try:
         import huggingface_hub
     except ImportError as error:
@@ -67,6 +81,8 @@ def fetch(repository: str, revision: str | None = None) -> Fetched:
         if path := _file(huggingface_hub, repository, name, commit, revision):
             found[name] = path
             commit = path.parent.name  # the cache keeps a commit's files in a folder of its name
+            if name == CONFIG:
+                check_type(path)
     weights = next((found[name] for name in HUB_WEIGHTS if name in found), None)
     if weights is None:
         raise DownloadError(

@@ -81,6 +81,8 @@ def timm_labels(cfg: Mapping[str, Any], classes: int | None) -> Labels | None:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UsageError("label_names is not a list of texts")
     _check_count(len(names), classes, "label_names")
+    if _numbered(names):
+        return None
     told = cfg.get("label_descriptions")
     if isinstance(told, dict) and all(isinstance(told.get(name), str) for name in names):
         return _usual(Labels(names=tuple(told[name] for name in names), ids=tuple(names)))
@@ -93,9 +95,12 @@ def transformers_labels(config: Mapping[str, Any]) -> Labels | None:
     if not isinstance(table, dict) or not table:
         return None
     names = _by_index(table, "id2label")
-    if all(name == f"LABEL_{index}" for index, name in enumerate(names)):
-        return None
-    return _usual(Labels(names=tuple(names)))
+    return None if _numbered(names) else _usual(Labels(names=tuple(names)))
+
+
+def _numbered(names: list[str]) -> bool:
+    """Whether these are what transformers writes where nobody gave names."""
+    return all(name == f"LABEL_{index}" for index, name in enumerate(names))
 
 
 def _usual(labels: Labels) -> Labels:

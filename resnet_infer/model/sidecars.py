@@ -150,6 +150,18 @@ def _config(file: Path) -> Sidecar | None:
     return None
 
 
+def check_type(config: Path) -> None:
+    """Raise CheckpointError if a `config.json` names another kind of model, before its weights are fetched."""
+
+    def reader(file: Path) -> None:
+        values = _json(file)
+        kind = values.get("model_type") if isinstance(values, dict) and "architecture" not in values else None
+        if kind not in (None, "resnet"):
+            raise UsageError(f"describes a model of type {str(kind)[:40]!r}, not a ResNet")
+
+    _read(reader, config)
+
+
 def _timm(values: Mapping[str, Any], file: Path) -> Sidecar:
     name = _plain_name(values["architecture"])
     nested = values.get("pretrained_cfg")

@@ -17,8 +17,7 @@ from served_hub import TOKEN, Hub, serving
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
-from resnet_infer.errors import CheckpointError, DownloadError, UnknownNameError, UsageError
-from resnet_infer.model import hub as hubs
+from resnet_infer.errors import CheckpointError, DownloadError
 from resnet_infer.model.checkpoints import Overrides, load_checkpoint, save_checkpoint
 from resnet_infer.model.resnet import ResNet, build
 from resnet_infer.spec.labels import Labels, imagenet1k
@@ -182,7 +181,7 @@ def test_offline_without_the_processor_is_refused(
     ("name", "token", "told"),
     [
         ("timm/absent", None, "timm/absent: no such repository on http.*or a private one"),
-        ("timm/absent", TOKEN, "timm/absent: no such repository on http"),
+        ("timm/absent", TOKEN, "timm/absent: no such repo"),
         ("private/net", None, "private/net: no such repository .*or a private one"),
         ("gated/net", None, "gated/net: is gated: accept its terms"),
         (NAME, "hf_wrong", r"refuses the token it was given \(401\)"),
@@ -251,31 +250,6 @@ def test_our_own_file_on_the_hub_keeps_what_it_says(hub: Hub, small_net: ResNet,
     assert loaded.source_sha256
 
 
-def test_what_is_no_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("resnet50", "a/b/c", "resnet50.tv2_in1k", "../net", "/net", "a/b@", "a/.b", ""):
-        assert hubs.repository_of(name) is None
-    assert hubs.repository_of("resnet50.a1_in1k") == ("timm/resnet50.a1_in1k", None)
-    assert hubs.repository_of("a/b@x/y") == ("a/b", "x/y")
-    Path("a").mkdir()
-    Path("a/b").mkdir()
-    assert hubs.repository_of("a/b") is None
-    for name in ("hf-hub:", "hf-hub:net", "hf-hub:a/b/c", "hf-hub:a/b@../c@d"):
-        with pytest.raises(UsageError, match="is no repository's name"):
-            load_checkpoint(name)
-    with pytest.raises(UnknownNameError, match=r"resnet50\.a1_in1k"):
-        load_checkpoint("resnet50.a1_in1")
-    assert [hubs.short_name(n) for n in (f"hf-hub:{NAME}@v1", NAME, "resnet18")] == ["resnet18.a1_in1k"] * 2 + [
-        "resnet18"
-    ]
-
-
-def test_without_huggingface_hub_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(UsageError, match=r"pip install 'resnet-infer\[hub\]'"):
-        load_checkpoint(NAME)
-
-
 def test_the_hubs_environment_variables_hold(hub: Hub, timms: tuple[Any, dict[str, bytes]], tmp_path: Path) -> None:
     """HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE, in a process of its own, as they are read at its start."""
     hub.commit(NAME, timms[1])
@@ -288,6 +262,18 @@ def test_the_hubs_environment_variables_hold(hub: Hub, timms: tuple[Any, dict[st
     offline = subprocess.run(command, env={**environment, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True)
     assert (offline.returncode, offline.stdout) == (0, first.stdout)
     assert hub.asked == []
+
+
+def test_another_kind_of_model_is_refused_before_its_weights_are_fetched(hub: Hub) -> None:
+    hub.commit("big/llama", {"config.json": b'{"model_type": "llama"}', "model.safetensors": bytes(1000)})
+    with pytest.raises(CheckpointError, match=r"config\.json: describes a model of type 'llama', not a ResNet"):
+        load_checkpoint("hf-hub:big/llama")
+    assert [path for path in hub.asked if "safetensors" in path] == []
+
+
+def test_a_mistyped_file_is_told_as_one(hub: Hub) -> None:
+    with pytest.raises(DownloadError, match=r"^runs/best: no such file here; .*hf-hub:runs/best: no such repository"):
+        load_checkpoint("runs/best")
 
 
 def test_labels_of_imagenet_are_kept_for_a_thousand_classes(hub: Hub, tmp_path: Path) -> None:

@@ -165,6 +165,8 @@ def test_imagenets_classes_are_known_by_what_others_call_them(beside: Callable[.
     assert (labels.names[999], labels.ids) == (long["0"], ())
     empty = {str(i): f"LABEL_{i}" for i in range(5)}
     assert beside(config__json={**RESNET, "id2label": empty}).labels is None
+    wrapped = {"architecture": "resnet18", "num_classes": 5, "label_names": list(empty.values())}
+    assert beside(config__json=wrapped).labels is None
     named = beside(config__json={**RESNET, "id2label": {"1": "dog", "0": "cat"}})
     assert (named.labels, named.classes) == (Labels(names=("cat", "dog")), 2)
 
