@@ -26,7 +26,7 @@ def load(
     labels: str | os.PathLike[str] | Sequence[str] | None = None,
     options: RunOptions | None = None,
 ) -> Model:
-    """Open a checkpoint by key or file (runs on PyTorch), an .onnx file (ONNX Runtime) or an .engine file (TensorRT).
+    """Open a checkpoint by key, file or `hf-hub:owner/name` (runs on PyTorch), an .onnx (ONNX Runtime) or an .engine.
 
     `device` is auto, cpu, cuda or cuda:N. `precision` of None is the file's own, fp32 for a checkpoint. `arch`, `mean`
     and `std` (a number a channel, in the network's order of channels and range), `interpolation` (bilinear, bicubic,

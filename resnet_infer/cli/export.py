@@ -22,7 +22,7 @@ def export(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="Checkpoint key or file; for tensorrt and triton also an .onnx, for triton an .engine.",
+            help="Checkpoint key, file or hf-hub:OWNER/NAME; for tensorrt, triton an .onnx, for triton an .engine.",
         ),
     ],
     given: Flags,
@@ -53,6 +53,7 @@ def export(
         raise UsageError(f"{model}: is an engine already; only --to triton takes one")
     from resnet_infer.cli import export_run
     from resnet_infer.model.checkpoints import is_checkpoint_file
+    from resnet_infer.model.hub import short_name
 
     request = export_run.ExportRequest(model=model, to=to, overrides=asked.overrides, given=given)
     suffixes = [
@@ -60,7 +61,7 @@ def export(
         for part, usual in ((given.head or "pooled", "pooled"), (given.precision or "fp32", "fp32"))
         if part != usual
     ]
-    stem = Path(model).stem if own in (".onnx", ".engine", ".plan") or is_checkpoint_file(model) else model
+    stem = Path(model).stem if own in (".onnx", ".engine", ".plan") or is_checkpoint_file(model) else short_name(model)
     default = Path("model_repository") if to == "triton" else Path(".".join([stem, *suffixes]) + FORMATS[to])
     for line in export_run.run(request, output or default):
         say(line)

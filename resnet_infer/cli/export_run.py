@@ -25,6 +25,7 @@ from resnet_infer.exporters.to_onnx import check_request, export_onnx
 from resnet_infer.exporters.to_tensorrt import build_engine, built_from, check_gate_runs
 from resnet_infer.exporters.to_triton import export_triton
 from resnet_infer.model.checkpoints import Overrides, is_checkpoint_file, load_checkpoint
+from resnet_infer.model.hub import short_name
 from resnet_infer.pipeline.readable import readable
 from resnet_infer.report.export_text import checks, describe, describe_engine, search_table
 from resnet_infer.spec.manifest import Manifest
@@ -57,7 +58,7 @@ def run(request: ExportRequest, output: Path) -> Iterator[str]:
         if request.exported:
             artifact = Path(request.model)
         else:
-            name = Path(request.model).stem if is_checkpoint_file(request.model) else request.model
+            name = Path(request.model).stem if is_checkpoint_file(request.model) else short_name(request.model)
             artifact = Path(folder) / f"{name}.onnx"
         if request.to == "tensorrt":
             yield from _to_tensorrt(request, artifact, output)

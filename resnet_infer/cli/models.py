@@ -10,6 +10,7 @@ from resnet_infer.files import cache_folder
 from resnet_infer.report import text
 from resnet_infer.spec.catalogue import architecture_names, spec_from_name
 from resnet_infer.spec.registry import PAPER_CIFAR10, PAPER_MULTI_SCALE, PAPER_TEN_CROP, PUBLISHED, bundled_folders
+from resnet_infer.spec.timm_models import timm_models
 
 
 def models(
@@ -62,7 +63,19 @@ def _checkpoints() -> list[dict[str, Any]]:
         }
         for card in PUBLISHED.values()
     ]
-    return [*bundled, *downloads]
+    hub = [
+        {
+            "checkpoint": card.key,
+            "architecture": card.architecture,
+            "resize": card.preprocessing.resize,
+            "crop": card.preprocessing.crop,
+            "published_top1_err": card.single_crop[0],
+            "published_top5_err": card.single_crop[1],
+            "where": "hf-hub:timm",
+        }
+        for card in timm_models().values()
+    ]
+    return [*bundled, *downloads, *hub]
 
 
 def _tables(architectures: list[dict[str, Any]], checkpoints: list[dict[str, Any]]) -> str:

@@ -59,7 +59,10 @@ def predict(
     model: Annotated[
         str,
         typer.Option(
-            "--model", "-m", help="Checkpoint key or file; `resnet-infer models` lists keys.", metavar="MODEL"
+            "--model",
+            "-m",
+            help="Checkpoint key, file or hf-hub:OWNER/NAME; `resnet-infer models` lists keys.",
+            metavar="MODEL",
         ),
     ] = DEFAULT_MODEL,
     on_error: Annotated[

@@ -12,78 +12,30 @@ from torch import Tensor
 from resnet_infer.console import note
 from resnet_infer.errors import CheckpointError, UsageError
 from resnet_infer.files import replacing
+from resnet_infer.model import hub
 from resnet_infer.model.adapters import conform, read_architecture
+from resnet_infer.model.described import describe, spec_said
 from resnet_infer.model.digest import tensors_sha256
 from resnet_infer.model.download import weights_file
 from resnet_infer.model.layouts import StateDict, unwrap, with_classifier
+from resnet_infer.model.overrides import Overrides
+from resnet_infer.model.sidecars import Sidecar
 from resnet_infer.model.untold import asked_for, named_by, untold
 from resnet_infer.model.weights import PICKLED, bytes_of, held_by, load_pickle, read_file
 from resnet_infer.spec import manifest as manifests
 from resnet_infer.spec.architectures import ModelSpec
-from resnet_infer.spec.labels import Labels, default_labels, imagenet1k
-from resnet_infer.spec.manifest import Manifest, Scores
+from resnet_infer.spec.labels import default_labels, imagenet1k
+from resnet_infer.spec.manifest import Manifest
 from resnet_infer.spec.preprocessing import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    ChannelOrder,
     ChannelValues,
-    InputRange,
-    Interpolation,
     Preprocessing,
-    changed,
 )
 from resnet_infer.spec.registry import bundled_folders, published
+from resnet_infer.spec.timm_models import timm_models
 
 SUFFIXES = (".safetensors", *PICKLED)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Overrides:
-    """What the user says of a model over what its file says; None leaves the file's word."""
-
-    arch: str | None = None
-    mean: ChannelValues | None = None
-    std: ChannelValues | None = None
-    interpolation: Interpolation | None = None
-    channel_order: ChannelOrder | None = None
-    input_range: InputRange | None = None
-    labels: Labels | None = None
-    head_from: Path | None = None
-    """A file with the classifier, for weights without one."""
-    scores: Scores | None = None
-    """Of an ONNX graph: what its output's values are."""
-    output_name: str | None = None
-    """Of an ONNX graph: the output that has the scores."""
-    verify: bool = True
-    """Whether checksums in the file must be right."""
-
-    @property
-    def input(self) -> dict[str, Any]:
-        """What was said of the input, by the names of Preprocessing's fields."""
-        names = ("mean", "std", "interpolation", "channel_order", "input_range")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-
-    def check_no_graph(self, where: str) -> None:
-        """Raise UsageError for what is said of an ONNX graph's output, as `where` is something else."""
-        if self.scores or self.output_name:
-            raise UsageError(f"{where}: --scores and --output-name are for .onnx files from elsewhere; leave them out")
-
-    def applied_to(self, manifest: Manifest, where: str) -> Manifest:
-        """The manifest with these values; raises UsageError if they do not fit it, or are no preprocessing."""
-        classes = manifest.spec.classes
-        if self.labels and len(self.labels.names) != classes:
-            raise UsageError(f"--labels has {len(self.labels.names)} names, but {where} has {classes} classes")
-        inside = [n for n in self.input if n != "interpolation" and not (manifest.adopted and n == "channel_order")]
-        if manifest.input.startswith("uint8") and inside:
-            flags = ", ".join(f"--{name.replace('_', '-')}" for name in inside)
-            raise UsageError(f"{where}: normalises inside its graph, which {flags} cannot change; export it again")
-        try:
-            preprocessing = changed(manifest.preprocessing, self.input, manifest.spec.channels)
-        except UsageError as error:
-            raise UsageError(f"{where}: {error}") from error
-        if preprocessing.channels == 4:
-            note(f"{where} takes alpha as well: images are laid over white as ever, and alpha is opaque everywhere")
-        return replace(manifest, preprocessing=preprocessing, labels=self.labels or manifest.labels)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,22 +58,24 @@ def is_checkpoint_file(model: str) -> bool:
 
 
 def load_checkpoint(model: str, overrides: Overrides | None = None) -> Checkpoint:
-    """Load a checkpoint by key (bundled or published) or by file.
+    """Load a checkpoint by key (bundled or published), by file, or by name from the hub.
 
     Raises UnknownNameError, DownloadError, CheckpointError or UsageError, each saying what to do.
     """
     overrides = overrides or Overrides()
     overrides.check_no_graph(model)
-    if is_checkpoint_file(model):
+    if is_checkpoint_file(model) and not model.startswith(hub.PREFIXES):
         return _from_file(Path(model), overrides)
     bundled = bundled_folders()
     if model in bundled:
         return replace(_from_file(bundled[model] / "weights.safetensors", overrides), name=model)
+    if fetched := hub.fetch_named(model):
+        return replace(_from_file(fetched.weights, overrides, fetched.source), name=model)
     if Path(model).exists():
         raise UsageError(
             f"{model}: not a model file by its name; weights end in {', '.join(SUFFIXES)}, exports in .onnx"
         )
-    card = published(model)
+    card = published(model, timm_models())
     path = weights_file(card)
     data = bytes_of(path)
     overrides = replace(overrides, arch=overrides.arch or card.architecture)
@@ -148,41 +102,57 @@ def save_checkpoint(path: Path, state_dict: Mapping[str, Tensor], manifest: Mani
         safetensors.torch.save_file(tensors, partial, metadata={manifests.KEY: manifest.to_json()})
 
 
-def _from_file(path: Path, overrides: Overrides) -> Checkpoint:
+def _from_file(path: Path, overrides: Overrides, source: str = "") -> Checkpoint:
     if not path.is_file():
         raise UsageError(f"{path}: no such file; give a weights file, or a key that `resnet-infer models` lists")
     tensors, manifest, digest = read_file(path, verify=overrides.verify)
+    known = Sidecar() if manifest else describe(path, digest)
     if manifest and not overrides.arch:
-        spec, state_dict, known = manifest.spec, conform(tensors, manifest.spec, str(path)), ""
+        spec, state_dict, how = manifest.spec, conform(tensors, manifest.spec, str(path)), ""
     else:
-        spec, state_dict, known = _network(tensors, overrides, str(path))
+        spec, state_dict, how = _network(tensors, overrides, str(path), known)
     if manifest is None:
         manifest = Manifest(
             spec=spec,
-            preprocessing=_assumed_preprocessing(spec, overrides, path),
-            labels=default_labels(spec.classes, spec.family),
-            source=path.name,
+            preprocessing=known.preprocessing or _assumed_preprocessing(spec, overrides, path),
+            labels=known.labels or default_labels(spec.classes, spec.family),
+            source=source or known.published or path.name,
             source_sha256=digest,
-            extra={"architecture": known},
+            extra={"architecture": how} | ({"described_by": known.record()} if known.told() else {}),
         )
+    elif source:
+        manifest = replace(manifest, source=source, source_sha256=digest)
     manifest = overrides.applied_to(replace(manifest, spec=spec), str(path))
     return Checkpoint(name=path.name, manifest=manifest, state_dict=state_dict, file=path, sha256=digest)
 
 
-def _network(tensors: StateDict, overrides: Overrides, where: str) -> tuple[ModelSpec, StateDict, str]:
-    """The architecture that was asked for, or that the file's name and the tensors tell; and how it is known."""
+def _network(
+    tensors: StateDict, overrides: Overrides, where: str, known: Sidecar | None = None
+) -> tuple[ModelSpec, StateDict, str]:
+    """The architecture, the tensors as its state dict, and how it is known.
+
+    What a flag says goes over what files beside it and published names say, that over its own name, and that over what
+    its tensors tell.
+    """
     if overrides.head_from:
         tensors = with_classifier(tensors, held_by(overrides.head_from), str(overrides.head_from))
     read = read_architecture(tensors, where)
     if overrides.arch:
-        spec, known = asked_for(overrides.arch, read), "as asked for"
+        spec, how = asked_for(overrides.arch, read), "as asked for"
+    elif known and (said := spec_said(known, read, where)):
+        spec, how = said, f"by {known.where or 'its published name'}"
     elif named := named_by(where, read):
-        spec, known = named, f"by the file's name; assumed: {untold(named)}"
+        spec, how = named, f"by the file's name; assumed: {untold(named)}"
         note(f"{where}: taken for a {spec.name} by its name, with {untold(spec)}; --arch says otherwise")
     else:
-        spec, known = read, f"read off the tensors; assumed: {untold(read)}"
+        spec, how = read, f"read off the tensors; assumed: {untold(read)}"
         note(f"{where}: a {spec.name} by its tensors, which do not tell {untold(spec)}; --arch says otherwise")
-    return spec, conform(tensors, spec, where), known
+    try:
+        return spec, conform(tensors, spec, where), how
+    except CheckpointError as error:
+        if not (known and known.files) or overrides.arch:
+            raise
+        raise CheckpointError(f"{known.where}: says {spec.name}, which these weights are not: {error}") from error
 
 
 def native_preprocessing(spec: ModelSpec, mean: ChannelValues, std: ChannelValues, **said: Any) -> Preprocessing:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from resnet_infer.console import note
 from resnet_infer.errors import CheckpointError
+from resnet_infer.model.transformers_layout import from_transformers, is_transformers
 
 StateDict = dict[str, Tensor]
 
@@ -67,6 +68,8 @@ def unwrap(loaded: object, where: str) -> StateDict:
     if not tensors:
         keys = ", ".join(k[:40] for k in list(loaded)[:6] if isinstance(k, str)) or "nothing"
         raise CheckpointError(f"{where}: no tensors in it (top-level keys: {keys}); save model.state_dict() instead")
+    if is_transformers(tensors):
+        tensors = from_transformers(tensors)
     return _in_order(_network(tensors, where), where)
 
 

@@ -4,7 +4,7 @@ torchvision weights: file names end in the first 8 hex digits of their SHA-256 a
 torchvision.models.ResNet*_Weights. Paper: arXiv 1512.03385 Tables 2, 3, 4 and 6.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,9 +98,9 @@ def bundled_folders() -> dict[str, Path]:
     return {}
 
 
-def published(key: str) -> Published:
-    """The downloadable checkpoint of this key; raises UnknownNameError with the nearest keys."""
+def published(key: str, also: Iterable[str] = ()) -> Published:
+    """The downloadable checkpoint of this key; raises UnknownNameError with the nearest keys, those of `also` too."""
     if key not in PUBLISHED:
-        known = [*PUBLISHED, *bundled_folders()]
+        known = [*PUBLISHED, *bundled_folders(), *also]
         raise UnknownNameError("model", key, known, "Give a file, or a key that `resnet-infer models` lists.")
     return PUBLISHED[key]
