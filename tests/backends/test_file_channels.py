@@ -18,7 +18,7 @@ from resnet_infer.backends.ort_session import provider_settings
 from resnet_infer.errors import ArtifactError
 from resnet_infer.exporters.graphs import with_preprocessing
 from resnet_infer.exporters.to_triton import config_pbtxt
-from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.catalogue import spec_from_name
 from resnet_infer.spec.manifest import Manifest
 from resnet_infer.spec.preprocessing import Preprocessing
 from resnet_infer.spec.shapes import BatchRange, ShapeRange

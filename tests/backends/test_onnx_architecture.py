@@ -18,7 +18,7 @@ from resnet_infer.backends.onnx_file import load_graph
 from resnet_infer.backends.onnx_network import read_network
 from resnet_infer.errors import ArtifactError, UsageError
 from resnet_infer.model.resnet import ResNet, build
-from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.catalogue import spec_from_name
 
 
 def fixed(side: int) -> dict[str, Any]:

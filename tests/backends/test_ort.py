@@ -15,7 +15,7 @@ from resnet_infer.backends.ort import MAX_SIZES, RUNS_BEFORE, OrtBackend
 from resnet_infer.errors import ArtifactError, BackendError, OutOfMemory, ResnetInferError, UsageError
 from resnet_infer.exporters.to_onnx import export_onnx
 from resnet_infer.model.checkpoints import Overrides, load_checkpoint
-from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.catalogue import spec_from_name
 from resnet_infer.spec.labels import Labels
 from resnet_infer.spec.manifest import KEY, Manifest
 from resnet_infer.spec.preprocessing import Preprocessing

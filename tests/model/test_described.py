@@ -13,7 +13,7 @@ from resnet_infer.errors import CheckpointError, UsageError
 from resnet_infer.model.checkpoints import Overrides, load_checkpoint, save_checkpoint
 from resnet_infer.model.resnet import ResNet
 from resnet_infer.spec import registry
-from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.catalogue import spec_from_name
 from resnet_infer.spec.labels import imagenet1k
 from resnet_infer.spec.manifest import Manifest
 from resnet_infer.spec.preprocessing import Preprocessing

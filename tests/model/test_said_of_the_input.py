@@ -13,7 +13,8 @@ import resnet_infer as ri
 from resnet_infer.errors import ArtifactError, UsageError
 from resnet_infer.model.checkpoints import Overrides, load_checkpoint, native_preprocessing, save_checkpoint
 from resnet_infer.model.resnet import ResNet
-from resnet_infer.spec.architectures import ModelSpec, spec_from_name
+from resnet_infer.spec.architectures import ModelSpec
+from resnet_infer.spec.catalogue import spec_from_name
 from resnet_infer.spec.manifest import Manifest, with_check
 from resnet_infer.spec.preprocessing import Preprocessing
 

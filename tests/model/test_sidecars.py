@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from resnet_infer.errors import CheckpointError
 from resnet_infer.model.sidecars import Sidecar, read_sidecar
-from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.catalogue import spec_from_name
 from resnet_infer.spec.labels import Labels, imagenet1k
 from resnet_infer.spec.preprocessing import Preprocessing
 

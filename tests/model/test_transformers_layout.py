@@ -12,6 +12,9 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from resnet_infer.errors import UsageError
 from resnet_infer.model.adapters import conform
 from resnet_infer.model.resnet import build
+from resnet_infer.model.adapters import conform, read_architecture
+from resnet_infer.model.layouts import unwrap
+from resnet_infer.model.resnet import build
 from resnet_infer.model.transformers_layout import (
     facts_of_transformers,
     from_transformers,
@@ -104,11 +107,27 @@ def test_facts_are_transformers_defaults_where_the_file_is_silent() -> None:
         ({"downsample_in_bottleneck": 1}, "downsample_in_bottleneck"),
         ({"hidden_act": "gelu"}, "hidden_act"),
         ({"downsample_in_first_stage": True}, "downsample_in_first_stage"),
-        ({"num_channels": 1}, "num_channels"),
-        ({"embedding_size": 32}, "embedding_size"),
+        ({"num_channels": "3"}, "num_channels"),
+        ({"num_channels": 5}, "1, 3 or 4 channels"),
         ({"hidden_sizes": [256, 511, 1024, 2048]}, "multiples of 4"),
     ],
 )
 def test_what_is_malformed_or_cannot_be_done_is_named(changed: dict[str, Any], told: str) -> None:
     with pytest.raises(UsageError, match=told):
         spec_of_transformers(facts_of_transformers({"model_type": "resnet", **changed}), 1000)
+
+
+@pytest.mark.parametrize("layer", ["basic", "bottleneck"])
+def test_a_narrow_stem_and_grey_inputs(layer: str) -> None:
+    torch.manual_seed(0)
+    config = transformers.ResNetConfig(
+        layer_type=layer, depths=[1, 2], hidden_sizes=[32, 64], embedding_size=24, num_channels=1, num_labels=5
+    )
+    theirs = transformers.ResNetForImageClassification(config).eval()
+    tensors = unwrap(dict(theirs.state_dict()), "theirs")
+    spec = spec_of_transformers(facts_of_transformers(config.to_dict()), 5)
+    assert read_architecture(tensors, "theirs") == spec
+    x_BCHW = torch.randn(2, 1, 64, 64)
+    with torch.inference_mode():
+        expected_BK, logits_BK = theirs(x_BCHW).logits, build(spec, conform(tensors, spec, "theirs"))(x_BCHW)
+    assert (logits_BK - expected_BK).abs().max() <= 1e-5 * expected_BK.abs().max()

@@ -7,7 +7,7 @@ import pytest
 import timm
 from timm.data import create_transform, resolve_data_config
 
-from resnet_infer.spec.architectures import spec_from_name
+from resnet_infer.spec.catalogue import spec_from_name
 from resnet_infer.spec.registry import PUBLISHED
 from resnet_infer.spec.timm_models import named_as, timm_models
 
