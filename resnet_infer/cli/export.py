@@ -22,7 +22,7 @@ def export(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="Checkpoint key, file or hf-hub:OWNER/NAME; for tensorrt, triton also an .onnx, for triton an .engine.",
+            help="Checkpoint key, file or hf-hub:OWNER/NAME; for tensorrt, triton also .onnx, for triton .engine.",
         ),
     ],
     given: Flags,
