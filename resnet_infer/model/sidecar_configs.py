@@ -23,6 +23,9 @@ POOLS = ("avg", "fast")
 """timm's names of the mean over the map."""
 PILLOW = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 CONVNEXT_CROP = 224 / 256
+LEAST_CROP = 0.01
+MOST = 1e9
+"""No number of a configuration is larger."""
 SQUASHES_FROM = 384
 DO = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
 SAME_NAMES = 0.9
@@ -208,14 +211,14 @@ def _pixels(value: Any, key: str) -> int:
 
 def _fraction(value: Any, key: str) -> float:
     number = _number(value, key)
-    if not 0 < number <= 1:
-        raise UsageError(f"{key} is {number:g}; crops here are no larger than the image: over 0, at most 1")
+    if not LEAST_CROP <= number <= 1:
+        raise UsageError(f"{key} is {number:g}; crops here are no larger than the image: {LEAST_CROP:g} to 1")
     return number
 
 
 def _number(value: Any, key: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise UsageError(f"{key} is {str(value)[:40]}, not a number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < MOST:
+        raise UsageError(f"{key} is {str(value)[:40]}, not a number of use here")
     return float(value)
 
 

@@ -117,7 +117,7 @@ def _describes(config: Path, weights: Path) -> bool:
 def _read(reader: Any, file: Path) -> Any:
     try:
         return reader(file)
-    except UsageError as error:
+    except (UsageError, OSError) as error:
         raise CheckpointError(
             f"{file}: {error}; mend it, or move it out of the folder and say with flags what is to be said"
         ) from error
