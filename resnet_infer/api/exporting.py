@@ -47,6 +47,7 @@ def export(
     precision: Precision = "fp32",
     head: Head = "pooled",
     input_format: InputFormat = "normalized",
+    opset: int | None = None,
     calibration_data: Images | None = None,
     calibration_images: int = 500,
     gate: Gate | None = None,
@@ -55,7 +56,7 @@ def export(
     """Write an .onnx file or an .engine with its manifest, checked against PyTorch, and return the manifest.
 
     `model` is a checkpoint. int8 and fp8 need `calibration_data`. `head` is pooled for crops, dense for whole images.
-    `batch` says which batch sizes an engine is built for.
+    `opset` is the operator set of an .onnx file, 13 to 25. `batch` says which batch sizes an engine is built for.
 
     Raises UsageError for a request that cannot work, GateError if the export is not of its precision, departs from
     PyTorch or fails the gate: then nothing is written, and a file that was at `path` before is still there.
@@ -82,6 +83,7 @@ def export(
             head=head,
             precision=precision,
             input_format=input_format,
+            opset=opset,
             quantization=quantization,
             gate=None if engine else asked,
         )

@@ -9,6 +9,7 @@ from resnet_infer.backends.load import Model, open_model
 from resnet_infer.errors import UsageError
 from resnet_infer.model.checkpoints import Overrides
 from resnet_infer.spec.labels import Labels, labels_from_file
+from resnet_infer.spec.manifest import Scores
 from resnet_infer.spec.preprocessing import ChannelOrder, ChannelValues, InputRange, Interpolation
 
 
@@ -24,15 +25,17 @@ def load(
     channel_order: ChannelOrder | None = None,
     input_range: InputRange | None = None,
     labels: str | os.PathLike[str] | Sequence[str] | None = None,
+    scores: Scores | None = None,
     options: RunOptions | None = None,
 ) -> Model:
     """Open a checkpoint by key, file or `hf-hub:owner/name` (runs on PyTorch), an .onnx (ONNX Runtime) or an .engine.
 
     `device` is auto, cpu, cuda or cuda:N. `precision` of None is the file's own, fp32 for a checkpoint. `arch`, `mean`
     and `std` (a number a channel, in the network's order of channels and range), `interpolation` (bilinear, bicubic,
-    lanczos), `channel_order` (rgb, bgr), `input_range` (0-1, 0-255) and `labels` (a file, or class names in order) go
-    over what the file says; a description behind the name, as `net.pth?arch=resnet18&mean=0.5,0.5,0.5`, goes over
-    these. Close the model, or use it in a `with` statement, to free the device's memory.
+    lanczos), `channel_order` (rgb, bgr), `input_range` (0-1, 0-255), `labels` (a file, or class names in order) and
+    `scores` (what an .onnx file of another tool gives) go over what the file says; a description behind the name, as
+    `net.pth?arch=resnet18&mean=0.5,0.5,0.5` or `net.onnx?output-name=logits`, goes over these. Close the model, or use
+    it in a `with` statement, to free the device's memory.
 
     Raises UsageError or UnknownNameError for a request that cannot work, CheckpointError or ArtifactError for a file
     that cannot be used, DownloadError, BackendError if the device or precision is not available, GateError for a file
@@ -52,6 +55,7 @@ def load(
         channel_order=channel_order,
         input_range=input_range,
         labels=known,
+        scores=scores,
     )
     return open_model(os.fspath(model), device=device, precision=precision, overrides=overrides, options=options)
 

@@ -23,6 +23,7 @@ HANDED_ON = (
 )  # fmt: skip
 """Operators behind which scores are still what they were."""
 CLASSIFIERS = ("Gemm", "MatMul", "Conv", "QGemm", "QLinearMatMul", "QLinearConv", "MatMulInteger", "ConvInteger")
+GLOBAL_POOLS = ("GlobalAveragePool", "GlobalMaxPool", "QLinearGlobalAveragePool", "ReduceMean")
 BESIDE_A_CLASSIFIER = ("Add", "Mul")
 """Bias, and the scale of a quantised product."""
 
@@ -123,6 +124,15 @@ class GraphEnds:
             f"{self._path}: has several outputs that may be scores: "
             f"{', '.join(output.describe() for output in self.outputs)}; say which with --output-name NAME"
         )
+
+    def pooled(self, output: ScoresOutput) -> bool:
+        """Whether an image has one vector of scores, whatever its size; a map of 1x1 is one behind a global pool."""
+        node = None if len(output.shape) == 2 else self._maker(output.name)
+        while node is not None and node.op_type in (*CLASSIFIERS, *SOFTMAX, *BESIDE_A_CLASSIFIER):
+            if node.op_type == "Conv" and len(self.shape(node.output[0])) == 4 and self.shape(node.output[0])[2] > 1:
+                return False
+            node = self._maker(node.input[0])
+        return len(output.shape) == 2 or (node is not None and node.op_type in GLOBAL_POOLS)
 
     def kind(self, output: ScoresOutput) -> Scores:
         """What its values are; raises ArtifactError for those of a softmax over anything but classes, or a sigmoid."""

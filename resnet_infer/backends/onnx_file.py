@@ -160,7 +160,7 @@ def _manifest_from_elsewhere(proto: onnx.ModelProto, path: Path, given: Override
         preprocessing=preprocessing,
         labels=like.labels if like else default_labels(spec.classes, spec.family),
         source=path.name,
-        head="pooled" if len(output.shape) == 2 else "dense",
+        head="pooled" if ends.pooled(output) else "dense",
         precision=file_precision(read_layers(proto)),
         adopted=True,
         input=ends.input,

@@ -94,7 +94,8 @@ class OrtBackend:
             )
         self._spec = manifest.spec
         self.fixed_batch = image.shape[0] if isinstance(image.shape[0], int) else 0
-        head: Head = "pooled" if len(scores.shape) == 2 else "dense"
+        head: Head = "pooled" if len(scores.shape) == 2 or (manifest.adopted and manifest.head == "pooled") else "dense"
+        self._rank = len(scores.shape)
         classes = scores.shape[1]
         if isinstance(classes, int) and classes != manifest.spec.classes:
             raise ArtifactError(
@@ -183,7 +184,7 @@ class OrtBackend:
 
     def _output_shape(self, batch: int, height: int, width: int) -> tuple[int, ...]:
         if self.info.heads == ("pooled",):
-            return batch, self._spec.classes
+            return (batch, self._spec.classes, 1, 1)[: self._rank]
         map_size, window = self._spec.map_size, self._spec.window
         return batch, self._spec.classes, map_size(height) - window + 1, map_size(width) - window + 1
 

@@ -140,6 +140,8 @@ def _measure(
         with meter.running():
             times = [step.repeat(count) for step, count in zip(steps, counts, strict=True)]
         per_repeat.append(sum(t / step.batch * step.work.tiles_per_image for t, step in zip(times, steps, strict=True)))
+    if all(step.limited for step in steps):  # as by a graph of a fixed batch: what was run is what is said
+        batch = max(1, max(step.batch * step.work.height * step.work.width // native for step in steps))
     images = max(1.0, batch / sum(work.passes_per_image for work in needed))
     return Timing(
         images=images,
@@ -162,6 +164,7 @@ class _Step:
             raise BackendError(f"{backend.info.artifact} takes {accepted} pixels, not {work.width}x{work.height}")
         self.backend, self.work = backend, work
         self.batch = min(batch, backend.shapes[profile].max[0])
+        self.limited = self.batch < batch
         self.device = torch.device(backend.info.device)
         generator = torch.Generator().manual_seed(work.height * 10_007 + work.width)
         shape = (self.batch, work.height, work.width, 3)

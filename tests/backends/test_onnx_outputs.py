@@ -153,6 +153,32 @@ def test_our_own_export_with_a_softmax_grafted_on_is_refused(net: ResNet, tmp_pa
         open_model(str(path), device="cpu", overrides=Overrides(verify=False))
 
 
+def test_a_map_of_one_behind_a_global_pool_is_the_pooled_head(net: ResNet, tmp_path: Path) -> None:
+    """A 1x1 convolution for a classifier, as in files that came from Caffe: of any size one vector."""
+
+    class Convolved(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.fc = net, nn.Conv2d(64, 10, 1)
+            self.fc.weight.data, self.fc.bias = net.fc.weight.data[:, :, None, None], net.fc.bias
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.fc(nn.functional.adaptive_avg_pool2d(self.net.features(x), 1)).softmax(1)
+
+    path = str(written(Convolved(), tmp_path / "net.onnx"))
+    model = open_model(path, device="cpu", overrides=FLAGS)
+    assert (model.manifest.head, model.backend.info.heads, model.manifest.output) == (
+        "pooled",
+        ("pooled",),
+        "probabilities",
+    )
+    logits = plain(written(net, tmp_path / "logits.onnx"), normalized(pixels(2, 48)))
+    scores = model.backend.run(pixels(2, 48), "pooled")
+    np.testing.assert_allclose(scores[:, :, 0, 0].softmax(1), softmax(logits), rtol=2e-4, atol=1e-6)
+    dense = dense_ending(net, nn.Identity(), tmp_path / "dense.onnx")
+    assert open_model(str(dense), device="cpu", overrides=FLAGS).manifest.head == "dense"
+
+
 # several outputs
 
 

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from resnet_infer.errors import UsageError
-from resnet_infer.model.adapters import conform
-from resnet_infer.model.resnet import build
 from resnet_infer.model.adapters import conform, read_architecture
 from resnet_infer.model.layouts import unwrap
 from resnet_infer.model.resnet import build
