@@ -22,7 +22,7 @@ def export(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="Checkpoint key, file or hf-hub:OWNER/NAME; an .onnx for tensorrt, triton and int8; an .engine for triton.",
+            help="Checkpoint key, file or hf-hub:OWNER/NAME; .onnx to tensorrt, triton and int8, .engine to triton.",
         ),
     ],
     given: Flags,
