@@ -1,12 +1,11 @@
 """State dicts as trainers and other libraries lay them out: read as the network that they are, or refused."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from layout_cases import ACCEPTED, PAGE, QUEUE, REFUSED, Layout, head, under, updated
+from torch import nn
 
 from resnet_infer.errors import CheckpointError
 from resnet_infer.model.checkpoints import Overrides, load_checkpoint
@@ -14,92 +13,7 @@ from resnet_infer.model.resnet import ResNet, build
 from resnet_infer.spec.catalogue import spec_from_name
 from resnet_infer.spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
-StateDict = dict[str, Tensor]
 GIVEN = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-FC = ("fc.weight", "fc.bias")
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a trainer saves a network, and what becomes of it."""
-
-    origin: str
-    saved: Callable[[StateDict], object]
-    name: str = "net.pth"
-    said: str = ""
-    """In the notes, or in the error."""
-
-
-def under(prefix: str, state: StateDict) -> StateDict:
-    return {prefix + key: tensor for key, tensor in state.items()}
-
-
-def trunk(state: StateDict) -> StateDict:
-    return {key: tensor for key, tensor in state.items() if key not in FC}
-
-
-def head(name: str, state: StateDict) -> StateDict:
-    return {f"{name}.weight": state["fc.weight"], f"{name}.bias": state["fc.bias"]}
-
-
-def without(start: str, state: StateDict) -> StateDict:
-    return {key: tensor for key, tensor in state.items() if not key.startswith(start)}
-
-
-def in_vissl(state: StateDict) -> dict[str, object]:
-    return {"classy_state_dict": {"base_model": {"model": {"trunk": state}}}}
-
-
-def many(*parts: StateDict) -> StateDict:
-    return {key: tensor for part in parts for key, tensor in part.items()}
-
-
-EXTRA = {"criterion.weight": torch.ones(10), "train_acc.total": torch.zeros(()), "conv1.total_ops": torch.zeros(1)}
-PROTOTYPES = {"projection_head.0.weight": torch.zeros(4, 64), "prototypes.weight": torch.zeros(9, 4)}
-QUEUE = {"queue": torch.zeros(64, 4), "queue_ptr": torch.zeros(1)}
-
-ACCEPTED = [
-    Layout("torchvision, timm", lambda s: s),
-    Layout("kuangliu", lambda s: {"net": under("module.", many(trunk(s), head("linear", s))), "acc": 95.0, "epoch": 9}),
-    Layout("Lightning", lambda s: {"state_dict": many(under("model.", s), EXTRA)}, "a.ckpt", "criterion.weight"),
-    Layout("Lightning, another prefix", lambda s: {"state_dict": under("net.resnet.", s)}, "a.ckpt"),
-    Layout("thop's counts", lambda s: many(s, {"total_params": torch.zeros(1)}), said="total_params"),
-    Layout("torch.compile in DataParallel", lambda s: under("module._orig_mod.", s)),
-    Layout("averaged", lambda s: many(under("module.", s), {"n_averaged": torch.tensor(3)})),
-    Layout("distillation", lambda s: under("student.", s)),
-    Layout("wrapped by a class", lambda s: under("_model.backbone.", s)),
-    Layout("encoder and classifier", lambda s: many(under("encoder.", trunk(s)), head("classifier", s))),
-    Layout("mmpretrain", lambda s: {"state_dict": many(under("backbone.", trunk(s)), head("head.fc", s)), "meta": {}}),
-    Layout("head after dropout", lambda s: many(trunk(s), head("fc.1", s))),
-    Layout(".pth.tar", lambda s: {"state_dict": under("module.", s), "best_acc1": 70.0}, "model_best.pth.tar"),
-    Layout(".bin", lambda s: s, "pytorch_model.bin"),
-    Layout("VISSL with a linear head", lambda s: in_vissl(under("_feature_blocks.", s))),
-]
-NO_CLASSIFIER = r"has no classifier: fc\.weight is missing; .*--head-from FILE"
-REFUSED = [
-    Layout(
-        "MoCo",
-        lambda s: {"state_dict": many(under("module.encoder_q.", s), under("module.encoder_k.", s), QUEUE)},
-        said=NO_CLASSIFIER,
-    ),
-    Layout("DINO, the backbone", trunk, said=NO_CLASSIFIER),
-    Layout("SwAV", lambda s: under("module.", many(trunk(s), PROTOTYPES)), said=NO_CLASSIFIER),
-    Layout("VISSL, the trunk", lambda s: in_vissl(under("_feature_blocks.", trunk(s))), said=NO_CLASSIFIER),
-    Layout("two networks", lambda s: many(under("net_a.", s), under("net_b.", s)), said="holds several networks"),
-    Layout(
-        "normalisation inside",
-        lambda s: many(under("1.", s), {"0.mean": torch.zeros(3), "0.std": torch.ones(3)}),
-        said=r"has 0\.mean, 0\.std beside the network",
-    ),
-    Layout("no first convolution", lambda s: without("conv1.weight", s), said=r"conv1\.weight is missing"),
-    Layout("no stages", lambda s: without("layer1", s), said="layer1.* is missing"),
-    Layout("batch norm folded", lambda s: many(s, {"conv1.bias": torch.zeros(16)}), said="biases"),
-    Layout(
-        "a head with batch norm",
-        lambda s: many(trunk(s), {"fc.0.weight": torch.ones(64), "fc.1.weight": s["fc.weight"]}),
-        said="no linear layer",
-    ),
-]
 
 
 @pytest.fixture(scope="module")
@@ -174,3 +88,8 @@ def test_arch_says_what_tensors_do_not(tmp_path: Path) -> None:
         assert (spec.pooling, spec.classes, spec.stem) == (pooling, 200, "cifar")
     with pytest.raises(CheckpointError, match="do not make a resnet18"):
         load_checkpoint(path, Overrides(**GIVEN, arch="resnet18"))
+
+
+def test_the_page_lists_every_layout() -> None:
+    page = PAGE.read_text("utf-8")
+    assert updated(page) == page, "run python tests/model/layout_cases.py"
