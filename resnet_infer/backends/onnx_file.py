@@ -11,7 +11,7 @@ from onnx.external_data_helper import uses_external_data
 from resnet_infer.backends.onnx_checks import check_graph
 from resnet_infer.errors import ArtifactError, UsageError
 from resnet_infer.files import sha256_of
-from resnet_infer.model.checkpoints import Overrides, native_preprocessing
+from resnet_infer.model.checkpoints import Overrides
 from resnet_infer.spec import manifest as manifests
 from resnet_infer.spec.architectures import spec_from_name
 from resnet_infer.spec.labels import default_labels
@@ -113,7 +113,7 @@ def manifest_of(proto: onnx.ModelProto, path: Path, overrides: Overrides) -> Man
     spec = spec_from_name(overrides.arch, classes=classes or None)
     made = Manifest(
         spec=spec,
-        preprocessing=native_preprocessing(spec, **overrides.input),
+        preprocessing=overrides.native(spec, str(path)),
         labels=default_labels(spec.classes, spec.stem),
         source=path.name,
     )

@@ -64,6 +64,13 @@ class Overrides:
         names = ("mean", "std", "interpolation", "channel_order", "input_range")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
+    def native(self, spec: ModelSpec, where: str) -> Preprocessing:
+        """The network's usual test input with what was said, mean and std among it; raises UsageError."""
+        try:
+            return native_preprocessing(spec, **self.input)
+        except UsageError as error:
+            raise UsageError(f"{where}: {error}") from error
+
     def applied_to(self, manifest: Manifest, where: str) -> Manifest:
         """The manifest with these values; raises UsageError if they do not fit it, or are no preprocessing."""
         classes = manifest.spec.classes
@@ -262,10 +269,7 @@ def channels_of(spec: ModelSpec) -> int:
 def _assumed_preprocessing(spec: ModelSpec, overrides: Overrides, path: Path) -> Preprocessing:
     """What a bare weights file is fed: ImageNet's convention is universal; for CIFAR there is none to assume."""
     if overrides.mean and overrides.std:
-        try:
-            return native_preprocessing(spec, **overrides.input)
-        except UsageError as error:
-            raise UsageError(f"{path}: {error}") from error
+        return overrides.native(spec, str(path))
     if (channels := channels_of(spec)) != 3:
         raise UsageError(
             f"{path}: takes {channels} channel{'s' if channels > 1 else ''} and does not say its preprocessing; give "
