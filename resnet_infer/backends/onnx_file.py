@@ -17,7 +17,7 @@ from resnet_infer.backends.onnx_network import check_architecture, fitting, name
 from resnet_infer.console import note
 from resnet_infer.errors import ArtifactError, GateError, UsageError
 from resnet_infer.files import sha256_of
-from resnet_infer.model.checkpoints import Overrides, native_preprocessing
+from resnet_infer.model.checkpoints import Overrides
 from resnet_infer.spec import manifest as manifests
 from resnet_infer.spec.architectures import ModelSpec
 from resnet_infer.spec.labels import default_labels
@@ -144,7 +144,7 @@ def _manifest_from_elsewhere(proto: onnx.ModelProto, path: Path, given: Override
         preprocessing = like.preprocessing
     else:
         usual = {"mean": NO_MEAN, "std": NO_STD} if ends.input.startswith("uint8") else {}
-        preprocessing = native_preprocessing(spec, **usual | given.input)
+        preprocessing = given.native(spec, str(path), **usual)
     if (sides := ends.sides) and sides[0] == sides[1] != preprocessing.crop:
         side, resize = sides[0], round(sides[0] * preprocessing.resize / preprocessing.crop)
         preprocessing = replace(preprocessing, resize=resize, crop=side)

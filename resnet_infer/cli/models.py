@@ -8,7 +8,7 @@ from resnet_infer.cli import options
 from resnet_infer.console import emit, say
 from resnet_infer.files import cache_folder
 from resnet_infer.report import text
-from resnet_infer.spec.catalogue import architecture_names, spec_from_name
+from resnet_infer.spec.catalogue import architecture_names, family_names, spec_from_name
 from resnet_infer.spec.registry import PAPER_CIFAR10, PAPER_MULTI_SCALE, PAPER_TEN_CROP, PUBLISHED, bundled_folders
 from resnet_infer.spec.timm_models import timm_models
 
@@ -34,7 +34,8 @@ def models(
 
 def _architectures() -> list[dict[str, Any]]:
     names = dict.fromkeys((*architecture_names(), *PAPER_TEN_CROP, *PAPER_MULTI_SCALE))
-    specs = sorted((spec_from_name(name) for name in names), key=lambda spec: spec.family != "imagenet")
+    specs = sorted((spec_from_name(name) for name in names), key=lambda spec: spec.small)
+    specs += [spec_from_name(name) for name in family_names()]
     return [
         {
             "architecture": spec.name,
@@ -71,7 +72,7 @@ def _checkpoints() -> list[dict[str, Any]]:
             "crop": card.preprocessing.crop,
             "published_top1_err": card.single_crop[0],
             "published_top5_err": card.single_crop[1],
-            "where": "hf-hub:timm",
+            "where": "hub",
         }
         for card in timm_models().values()
     ]
@@ -90,6 +91,12 @@ def _tables(architectures: list[dict[str, Any]], checkpoints: list[dict[str, Any
             _percent(row["paper_cifar10_top1_err"]),
         ]
         for row in architectures
+        if row["architecture"] not in family_names()
+    ]
+    others = [
+        [row["architecture"], str(row["input"]), f"{row['params'] / 1e6:.2f}", f"{row['macs'] / 1e9:.3f}"]
+        for row in architectures
+        if row["architecture"] in family_names()
     ]
     second = [
         [
@@ -111,6 +118,11 @@ def _tables(architectures: list[dict[str, Any]], checkpoints: list[dict[str, Any
             ),
             "",
             "Suffixes: -A -B -C shortcut options; -v1 strides in the first 1x1 as the paper.",
+            "",
+            "The rest of the family: timm's names, pre-activated (-v2), wide (wrn-), CIFAR's (-cifar)",
+            text.as_table(["name", "input", "params M", "GMACs"], others, right=(1, 2, 3)),
+            "",
+            "What no name says follows it: resnet18-cifar,pool=max; resnet50,activation=silu.",
             "",
             "Checkpoints (-m NAME), with their published single-crop errors in percent",
             text.as_table(["name", "resize/crop", "top-1", "top-5", "from"], second, right=(1, 2, 3)),

@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 from torch import Tensor
@@ -18,7 +17,7 @@ from resnet_infer.model.described import describe, spec_said
 from resnet_infer.model.digest import tensors_sha256
 from resnet_infer.model.download import weights_file
 from resnet_infer.model.layouts import StateDict, unwrap, with_classifier
-from resnet_infer.model.overrides import Overrides
+from resnet_infer.model.overrides import Overrides, native_preprocessing
 from resnet_infer.model.sidecars import Sidecar
 from resnet_infer.model.untold import asked_for, named_by, untold
 from resnet_infer.model.weights import PICKLED, bytes_of, held_by, load_pickle, read_file
@@ -29,7 +28,6 @@ from resnet_infer.spec.manifest import Manifest
 from resnet_infer.spec.preprocessing import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    ChannelValues,
     Preprocessing,
 )
 from resnet_infer.spec.registry import bundled_folders, published
@@ -155,22 +153,10 @@ def _network(
         raise CheckpointError(f"{known.where}: says {spec.name}, which these weights are not: {error}") from error
 
 
-def native_preprocessing(spec: ModelSpec, mean: ChannelValues, std: ChannelValues, **said: Any) -> Preprocessing:
-    """The usual test input of an architecture: 224 of 256 pixels on ImageNet, the whole 32x32 image on CIFAR.
-
-    `said` are more fields of Preprocessing.
-    """
-    side = spec.native_size
-    return Preprocessing(mean=mean, std=std, resize=side if spec.small else 256, crop=side, **said)
-
-
 def _assumed_preprocessing(spec: ModelSpec, overrides: Overrides, path: Path) -> Preprocessing:
     """What a bare weights file is fed: ImageNet's convention is universal; for CIFAR there is none to assume."""
     if overrides.mean and overrides.std:
-        try:
-            return native_preprocessing(spec, **overrides.input)
-        except UsageError as error:
-            raise UsageError(f"{path}: {error}") from error
+        return overrides.native(spec, str(path))
     if (channels := spec.channels) != 3:
         raise UsageError(
             f"{path}: takes {channels} channel{'s' if channels > 1 else ''} and does not say its preprocessing; give "

@@ -6,9 +6,17 @@ from typing import Any
 
 from resnet_infer.console import note
 from resnet_infer.errors import UsageError
+from resnet_infer.spec.architectures import ModelSpec
 from resnet_infer.spec.labels import Labels
 from resnet_infer.spec.manifest import Manifest, Scores
-from resnet_infer.spec.preprocessing import ChannelOrder, ChannelValues, InputRange, Interpolation, changed
+from resnet_infer.spec.preprocessing import (
+    ChannelOrder,
+    ChannelValues,
+    InputRange,
+    Interpolation,
+    Preprocessing,
+    changed,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +45,13 @@ class Overrides:
         names = ("mean", "std", "interpolation", "channel_order", "input_range")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
+    def native(self, spec: ModelSpec, where: str, **usual: Any) -> Preprocessing:
+        """The network's usual test input with what was said over `usual`, mean and std in one; raises UsageError."""
+        try:
+            return native_preprocessing(spec, **usual | self.input)
+        except UsageError as error:
+            raise UsageError(f"{where}: {error}") from error
+
     def check_no_graph(self, where: str) -> None:
         """Raise UsageError for what is said of an ONNX graph's output, as `where` is something else."""
         if self.scores or self.output_name:
@@ -58,3 +73,12 @@ class Overrides:
         if preprocessing.channels == 4:
             note(f"{where} takes alpha as well: images are laid over white as ever, and alpha is opaque everywhere")
         return replace(manifest, preprocessing=preprocessing, labels=self.labels or manifest.labels)
+
+
+def native_preprocessing(spec: ModelSpec, mean: ChannelValues, std: ChannelValues, **said: Any) -> Preprocessing:
+    """The usual test input of an architecture: 224 of 256 pixels on ImageNet, the whole 32x32 image on CIFAR.
+
+    `said` are more fields of Preprocessing.
+    """
+    side = spec.native_size
+    return Preprocessing(mean=mean, std=std, resize=side if spec.small else 256, crop=side, **said)

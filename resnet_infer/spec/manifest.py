@@ -221,6 +221,6 @@ class Manifest:
                 raise UsageError(f"{len(manifest.labels.names)} class names for {manifest.spec.classes} classes")
         except (UsageError, KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
             raise ArtifactError(
-                f"{where}: its resnet-infer manifest cannot be used: {str(error)[:200]}; export it again"
+                f"{where}: its resnet-infer manifest cannot be used: {str(error)[:300]}; export it again"
             ) from error
         return manifest

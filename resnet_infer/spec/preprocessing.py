@@ -176,7 +176,8 @@ def _check_range(mean: Sequence[float], std: Sequence[float], input_range: str) 
     dark = 0 < max(mean) <= 1
     if input_range == "0-1" and max(*mean, *std) > 1:
         less = [_commas([v / 255 for v in values] if max(values) > 1 else values) for values in (mean, std)]
-        either = "" if dark or min(std) < 1 else ", or --input-range 0-255 if the network takes 0..255"
+        whole = f"--mean {_commas(mean)} --std {_commas(std)} --input-range 0-255"
+        either = "" if dark or min(std) < 1 else f", or, if the network takes 0..255, {whole}"
         what = f"mean {_commas(mean)}" if max(mean) > 1 else f"std {_commas(std)}"
         raise UsageError(f"{what} is of 0..255, not 0..1; give --mean {less[0]} --std {less[1]}{either}")
     if input_range == "0-255" and (dark or min(std) < 1):

@@ -17,7 +17,7 @@ from resnet_infer.backends.ort import OrtBackend
 from resnet_infer.backends.ort_session import provider_settings
 from resnet_infer.errors import ArtifactError
 from resnet_infer.exporters.graphs import with_preprocessing
-from resnet_infer.exporters.to_triton import config_pbtxt
+from resnet_infer.exporters.to_triton import Ends, config_pbtxt
 from resnet_infer.spec.catalogue import spec_from_name
 from resnet_infer.spec.manifest import Manifest
 from resnet_infer.spec.preprocessing import Preprocessing
@@ -86,10 +86,10 @@ def test_a_graph_of_other_channels_is_refused(tmp_path: Path, channels: int, mod
 @pytest.mark.parametrize("mode", KINDS)
 def test_triton_and_tensorrt_are_told_the_channels(mode: str) -> None:
     preprocessing = KINDS[mode]
-    config = config_pbtxt("net", manifest(preprocessing), (), BatchRange(), engine=False)
+    config = config_pbtxt("net", manifest(preprocessing), Ends(), (), BatchRange(), engine=False)
     assert f"dims: [{preprocessing.channels}, -1, -1]" in config
     assert preprocessing.describe_values() in config
-    of_bytes = config_pbtxt("net", manifest(preprocessing, "uint8-nhwc"), (), BatchRange(), engine=False)
+    of_bytes = config_pbtxt("net", manifest(preprocessing, "uint8-nhwc"), Ends(), (), BatchRange(), engine=False)
     assert "dims: [-1, -1, 3]" in of_bytes
     assert preprocessing.describe_values() in of_bytes
     profile = ShapeRange(min=(1, 32, 32), opt=(8, 32, 32), max=(8, 32, 32))

@@ -111,6 +111,7 @@ def test_the_stems_own_kernels_are_for_plain_rgb_only(
     monkeypatch.setattr(fused, "FusedResNet", lambda *given, kernels: tried.append(kernels) or (given, kernels))
     monkeypatch.setattr(fused, "agrees", lambda *given: True)
     net = OnCuda(small_net)
+    monkeypatch.setattr(fused, "_classifier", lambda net: net.fc)
     fused.fused_resnet(net, Normalize(preprocessing, "cpu"), torch.bfloat16, 32)  # type: ignore[arg-type]
     assert tried == [plain]
 

@@ -144,7 +144,7 @@ ENDS: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "2^63": (lambda: model(image=image(2**63 - 1, 3, 2**63 - 1, 2**63 - 1)), "export it with a free batch"),
     "zero": (lambda: model(image=image(0, 3, 32, 32)), "a size of 0"),
     "negative": (lambda: model(image=image("b", 3, -32, 32)), "a size of -32"),
-    "grey": (lambda: model(image=image("b", 1, 32, 32)), "has 1 channels"),
+    "grey": (lambda: model(image=image("b", 2, 32, 32)), "has 2 channels"),
     "text": (lambda: model(image=image(*IMAGES, kind=TensorProto.STRING)), "no batch of images"),
     "int64": (lambda: model(image=image(*IMAGES, kind=TensorProto.INT64)), "no batch of images"),
     "a vector": (lambda: model(image=image("b")), "no batch of images"),

@@ -143,7 +143,10 @@ def test_caffes_input_by_flags(command: Command, files: Path) -> None:
     ("flags", "words"),
     [
         (("--mean", "123.675,116.28,103.53"), "--mean 0.485,0.456,0.406 --std 0.2,0.25,0.3"),
-        (("--mean", "123.675,116.28,103.53", "--std", "58.395,57.12,57.375"), "or --input-range 0-255 if the network"),
+        (
+            ("--mean", "123.675,116.28,103.53", "--std", "58.395,57.12,57.375"),
+            "takes 0..255, --mean 123.675,116.28,103.53 --std 58.395,57.12,57.375 --input-range 0-255",
+        ),
         (("--input-range", "0-255"), "give --mean and --std with it"),
         (("--channel-order", "bgr"), "give --mean and --std with it"),
         (("--channel-order", "gbr"), "'gbr' is not one of rgb, bgr"),

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from PIL import Image
 
-from resnet_infer.exporters.graphs import emulated_bf16, with_preprocessing
+from resnet_infer.exporters.emulation import emulated
+from resnet_infer.exporters.graphs import with_preprocessing
 from resnet_infer.spec.preprocessing import Preprocessing
 
 CAFFE = Preprocessing(mean=(103.939, 116.779, 123.68), std=(1, 1, 1), channel_order="bgr", input_range="0-255")
@@ -87,4 +88,4 @@ def test_the_emulation_of_bf16_leaves_it_alone(name: str, images: NDArray[np.uin
     preprocessing = KINDS[name]
     proto = identity(preprocessing.channels, TensorProto.FLOAT)
     with_preprocessing(proto, preprocessing, "uint8-nhwc")
-    assert np.array_equal(run(emulated_bf16(proto), images), run(proto, images))
+    assert np.array_equal(run(emulated(proto), images), run(proto, images))

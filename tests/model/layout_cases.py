@@ -1,4 +1,4 @@
-"""Layouts of weights files, accepted and refused; `python tests/model/layout_cases.py` writes their table into docs/models.md."""
+"""Layouts of weights files, read and refused; `python tests/model/layout_cases.py` writes their table for the docs."""
 
 import sys
 from collections.abc import Callable
