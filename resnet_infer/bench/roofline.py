@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from resnet_infer.backends.base import Fusion
-from resnet_infer.spec.architectures import Conv, ModelSpec, halve
+from resnet_infer.spec.architectures import Conv, ModelSpec
 from resnet_infer.spec.precisions import Precision
 
 BYTES: dict[Precision, int] = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "int8": 1, "fp8": 1}
@@ -44,7 +44,7 @@ def kernels(spec: ModelSpec, height: int, width: int, fusion: Fusion, *, pad_ste
     """The kernels of one pass of a height x width image, in pixels. Weights are not counted: a batch shares them."""
 
     def size(conv: Conv) -> int:
-        return conv.out_channels * halve(height, conv.halvings) * halve(width, conv.halvings)
+        return conv.out_channels * spec.size_at(height, conv.halvings) * spec.size_at(width, conv.halvings)
 
     def one(conv: Conv, read: int, *, last: bool = False, shortcut: bool = False) -> Iterator[Kernel]:
         out = size(conv)
@@ -73,8 +73,10 @@ def kernels(spec: ModelSpec, height: int, width: int, fusion: Fusion, *, pad_ste
     for conv in spec.stem_convs():
         yield from one(conv, read)
         read = size(conv)
-    if spec.pooling == "max":
-        pooled = spec.stem_outputs[-1] * halve(height, stem.halvings + 1) * halve(width, stem.halvings + 1)
+    if spec.pooling in ("max", "caffe"):
+        pooled = (
+            spec.stem_outputs[-1] * spec.size_at(height, stem.halvings + 1) * spec.size_at(width, stem.halvings + 1)
+        )
         yield Kernel("maxpool", 0, read + pooled)
         read = pooled
     block_input = read
@@ -89,7 +91,9 @@ def kernels(spec: ModelSpec, height: int, width: int, fusion: Fusion, *, pad_ste
             if (
                 conv is main[-2] and conv.halvings < main[-1].halvings and spec.antialias != "none"
             ):  # in a stride's place
-                blurred = conv.out_channels * halve(height, main[-1].halvings) * halve(width, main[-1].halvings)
+                blurred = (
+                    conv.out_channels * spec.size_at(height, main[-1].halvings) * spec.size_at(width, main[-1].halvings)
+                )
                 yield Kernel(f"{conv.name}: blur", 0, read + blurred)
                 read = blurred
         if spec.attention != "none":

@@ -108,6 +108,8 @@ def _tables(architectures: list[dict[str, Any]], checkpoints: list[dict[str, Any
         ]
         for row in checkpoints
     ]
+    hub = [row[:-1] for row in second if row[-1] == "hub"]
+    others_than_hub = [row for row in second if row[-1] != "hub"]
     return "\n".join(
         [
             "Architectures, with the paper's top-1 errors in percent",
@@ -119,13 +121,16 @@ def _tables(architectures: list[dict[str, Any]], checkpoints: list[dict[str, Any
             "",
             "Suffixes: -A -B -C shortcut options; -v1 strides in the first 1x1 as the paper.",
             "",
-            "The rest of the family: timm's names, pre-activated (-v2), wide (wrn-), CIFAR's (-cifar)",
+            "The rest of the family: timm's, pre-activated (-v2), wide (wrn-), CIFAR's",
             text.as_table(["name", "input", "params M", "GMACs"], others, right=(1, 2, 3)),
             "",
             "What no name says follows it: resnet18-cifar,pool=max; resnet50,activation=silu.",
             "",
             "Checkpoints (-m NAME), with their published single-crop errors in percent",
-            text.as_table(["name", "resize/crop", "top-1", "top-5", "from"], second, right=(1, 2, 3)),
+            text.as_table(["name", "resize/crop", "top-1", "top-5", "from"], others_than_hub, right=(1, 2, 3)),
+            "",
+            "timm's on the Hugging Face hub (-m NAME), at their own test sizes",
+            text.as_table(["name", "resize/crop", "top-1", "top-5"], hub, right=(1, 2, 3)),
         ]
     )
 

@@ -171,6 +171,8 @@ def _stem_pool(spec: ModelSpec) -> nn.Module:
         return nn.Identity()
     if spec.pooling == "conv":
         return nn.Sequential(conv_of(spec.stem_convs()[-1]), norm_of(spec, channels), _Activation(spec))
+    if spec.pooling == "caffe":
+        return nn.MaxPool2d(3, 2, ceil_mode=True)
     blur = antialiased(spec, channels)
     if blur is None:
         return nn.MaxPool2d(3, 2, padding=1)

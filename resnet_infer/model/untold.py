@@ -16,7 +16,8 @@ def untold(spec: ModelSpec) -> str:
     if spec.block == "bottleneck":
         said.append("stride in the 3x3" if spec.stride_in == "3x3" else "stride in the first 1x1")
     if spec.pooling != "conv":
-        said.append("max pooling after the stem" if spec.pooling == "max" else "no pooling after the stem")
+        pools = {"max": "max pooling after the stem", "caffe": "Caffe's pooling after the stem"}
+        said.append(pools.get(spec.pooling, "no pooling after the stem"))
     if spec.shortcut in ("A", "none"):
         said.append("shortcuts of option A" if spec.shortcut == "A" else "no shortcuts")
     if spec.preactivation == "none":

@@ -58,6 +58,8 @@ def checks(manifest: Manifest) -> Iterator[str]:
             f"checked against {reference}: largest difference {manifest.parity['relative_diff']:.1e} of the largest "
             f"logit (tolerance {manifest.parity['tolerance']:g})"
         )
+    if "assumed" in (how := str(manifest.extra.get("architecture", ""))):
+        yield f"as what: a {manifest.spec.name}, {how}"
     if manifest.gate:
         yield "\n" + describe_gate(manifest.gate)
 

@@ -15,7 +15,8 @@ BlockKind = Literal["basic", "bottleneck"]
 Shortcut = Literal["A", "B", "C", "none"]
 Stem = Literal["imagenet", "cifar", "deep"]
 Stride = Literal["first", "3x3"]
-Pool = Literal["max", "none", "conv"]
+Pool = Literal["max", "caffe", "none", "conv"]
+"""`max` is padded on all sides, `caffe` on none: its last window reaches over the edge; `conv` is a 3x3 of stride 2."""
 Antialias = Literal["none", "blur", "average"]
 Attention = Literal["none", "se", "eca"]
 Activation = Literal["relu", "silu", "gelu", "leaky-relu"]
@@ -149,7 +150,7 @@ class ArchitectureRecord:
         if self.channels not in (1, 3, 4) or self.shortcut_kernel not in (1, 3):
             raise UsageError(f"{where}: takes images of 1, 3 or 4 channels, and projects by 1x1 or 3x3")
         strided_early = self.block == "bottleneck" and self.stride_in == "first"
-        if self.antialias != "none" and (strided_early or self.pool == "conv" or self.dilated):
+        if self.antialias != "none" and (strided_early or self.pool in ("conv", "caffe") or self.dilated):
             raise UsageError(f"{where}: anti-aliasing is for strides in the 3x3, without dilation")
         if self.dilated and (self.block == "basic" or self.shortcut_pool):
             raise UsageError(f"{where}: stages dilate in bottlenecks whose shortcuts do not pool")

@@ -95,9 +95,16 @@ class ModelSpec(ArchitectureRecord):
     def _halvings(self) -> int:
         return self._stem_halvings + self.strides().count(2)
 
+    def size_at(self, side: int, halvings: int) -> int:
+        """What so many stride-2 layers leave of a side in pixels: each rounds up, but for Caffe's pooling."""
+        stem = self._stem_halvings
+        if self.pooling != "caffe" or halvings < stem:
+            return halve(side, halvings)
+        return halve(halve(side, stem - 1) // 2, halvings - stem)
+
     def map_size(self, side: int) -> int:
-        """Side of the last feature map for an input side in pixels; every stride-2 layer rounds up."""
-        return halve(side, self._halvings)
+        """Side of the last feature map for an input side in pixels."""
+        return self.size_at(side, self._halvings)
 
     @property
     def window(self) -> int:
@@ -107,7 +114,8 @@ class ModelSpec(ArchitectureRecord):
     @property
     def min_dense_side(self) -> int:
         """Smallest image side in pixels at which the dense head has one full window."""
-        return (self.window - 1) * (1 << self._halvings) + 1
+        usual = (self.window - 1) * (1 << self._halvings) + 1
+        return next(side for side in range(usual, 2 * usual + 4) if self.map_size(side) >= self.window)
 
     @property
     def layers(self) -> int:
@@ -237,7 +245,7 @@ class ModelSpec(ArchitectureRecord):
         Normalisation, bias, pooling, blur and additions are not counted, as in Table 1. Default: the native size.
         """
         h, w = height or self.native_size, width or self.native_size
-        convs = sum(c.parameters * halve(h, c.halvings) * halve(w, c.halvings) for c in self.convs())
+        convs = sum(c.parameters * self.size_at(h, c.halvings) * self.size_at(w, c.halvings) for c in self.convs())
         attention = sum(
             prod(shape) * (self.block_outputs[int(name[5 : name.index(".")]) - 1] if self.attention == "eca" else 1)
             for name, shape in self.attention_shapes()

@@ -20,8 +20,8 @@ Scores = Literal["logits", "probabilities", "log-probabilities"]
 
 KEY = "resnet_infer"
 VERSION = 1
-VERSION_OF_CHANNELS = 2
-"""Of a network whose input is not RGB in 0..1: releases that do not know of others refuse it, and feed it nothing."""
+VERSION_OF_OTHERS = 2
+"""Of what earlier releases would run as another network, feed wrongly or read wrongly: they refuse it."""
 MAX_BYTES = 64 * 2**20
 MAX_DEPTH = 32
 MAX_TEXT = 2**16
@@ -115,6 +115,12 @@ class Manifest:
     """Anything a maker wants kept: metrics, recipe."""
 
     @property
+    def _as_ever(self) -> bool:
+        """Whether earlier releases, which ignore what they do not know, would run it as it is."""
+        plain = self.preprocessing.plain and self.spec.classic and self.output == "logits"
+        return plain and not self.adopted and not self.input.startswith("normalized-")
+
+    @property
     def input_channels(self) -> int:
         """Of what an exported graph takes: the network's own, or RGB bytes."""
         return self.preprocessing.channels if self.input.startswith("normalized") else 3
@@ -128,7 +134,7 @@ class Manifest:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as they are stored."""
         return {
-            "version": VERSION if self.preprocessing.plain else VERSION_OF_CHANNELS,
+            "version": VERSION if self._as_ever else VERSION_OF_OTHERS,
             "architecture": self.spec.to_dict(),
             "preprocessing": self.preprocessing.to_dict(),
             "labels": self.labels.to_dict() if self.labels else None,
@@ -162,10 +168,10 @@ class Manifest:
             values = checked_json(text)
             if not isinstance(values, dict):
                 raise UsageError("manifest is not a JSON object")
-            if values.get("version") not in (VERSION, VERSION_OF_CHANNELS):
+            if values.get("version") not in (VERSION, VERSION_OF_OTHERS):
                 raise UsageError(
                     f"manifest version {values.get('version')!r}; this release reads version {VERSION} and "
-                    f"{VERSION_OF_CHANNELS}"
+                    f"{VERSION_OF_OTHERS}"
                 )
             stored = values
             values = {**NEW_SINCE_VERSION_1, **values}

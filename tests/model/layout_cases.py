@@ -195,7 +195,7 @@ REFUSED = [
 
 def table() -> str:
     """Every layout that the tests have, as the page shows it."""
-    lines = ["| layout | | |", "|---|---|---|"]
+    lines = ["| layout | keys | |", "|---|---|---|"]
     lines += [f"| {case.origin} | `{case.keys}` | read{case.outcome} |" for case in ACCEPTED]
     lines += [f"| {case.origin} | `{case.keys}` | refused: {case.outcome} |" for case in REFUSED]
     return "\n".join(lines) + "\n"

@@ -182,3 +182,23 @@ def test_hidden_and_bias_free_heads() -> None:
         spec = read_architecture(tensors, "theirs")
         assert spec.params == sum(p.numel() for p in net.parameters())
         assert_same_logits(with_lively_norms(net), spec)
+
+
+@pytest.mark.parametrize("size", [(224, 224), (225, 226), (227, 195), (33, 40)])
+def test_caffes_networks_of_the_papers_authors(size: tuple[int, int]) -> None:
+    """Strides in the first 1x1, and windows that begin at the edge and reach over the other."""
+    torch.manual_seed(0)
+    net = torchvision.models.ResNet(Bottleneck, [1, 2, 1, 1], 5)
+    net.maxpool = nn.MaxPool2d(3, 2, 0, ceil_mode=True)
+    for module in net.modules():
+        if isinstance(module, Bottleneck):
+            module.conv1.stride, module.conv2.stride = module.conv2.stride, (1, 1)
+    read = read_architecture(unwrap(dict(with_lively_norms(net).state_dict()), "theirs"), "theirs")
+    spec = ModelSpec(**read.to_dict() | {"stride_in": "first", "pool": "caffe"})
+    ours = build(spec, conform(unwrap(dict(net.state_dict()), "theirs"), spec, "theirs"))
+    x_BCHW = torch.randn(1, 3, *size)
+    with torch.inference_mode():
+        expected_BK, logits_BK = net(x_BCHW), ours(x_BCHW)
+        assert ours.features(x_BCHW).shape[2:] == tuple(map(spec.map_size, size))
+    assert (logits_BK - expected_BK).abs().max() <= 1e-5 * expected_BK.abs().max()
+    assert spec.map_size(spec.min_dense_side) == spec.window > spec.map_size(spec.min_dense_side - 1)
