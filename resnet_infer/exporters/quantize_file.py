@@ -60,7 +60,6 @@ def quantize_file(
         manifest,
         source=manifest.source or path.name,
         precision="int8",
-        adopted=False,
         versions={"resnet-infer": __version__, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
         parity={},
         gate={},

@@ -153,7 +153,7 @@ def _graph_of(onnx_path: Path, overrides: Overrides | None = None) -> tuple[onnx
         return proto, manifest
     graph = only_output(onnx.load(onnx_path), manifest)  # weights in other files come along
     image = image_input(graph)
-    image.type.tensor_type.shape.dim[3 if manifest.input.endswith("-nhwc") else 1].dim_value = 3
+    image.type.tensor_type.shape.dim[3 if manifest.input.endswith("-nhwc") else 1].dim_value = manifest.input_channels
     _call_input(graph, image)
     _cast_before_moving(graph)
     return graph, manifest

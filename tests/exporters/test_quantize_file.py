@@ -112,7 +112,7 @@ def test_an_adopted_file_needs_no_flags_and_keeps_its_scores_unrounded(
     adopt(foreign(net, tmp_path / "net.onnx"), tmp_path / "adopted.onnx", FLAGS)
     wanted = Quantization(data=pictures, images=32, method="minmax", keep_float=())
     manifest = quantize_file(tmp_path / "adopted.onnx", tmp_path / "int8.onnx", wanted)
-    assert not manifest.adopted
+    assert manifest.adopted  # its input is still as that tool made it
     assert manifest.source == "net.onnx"
     proto = onnx.load(tmp_path / "int8.onnx")
     assert {layer.type for layer in read_layers(proto)} == {"int8"}
@@ -145,12 +145,24 @@ def test_a_bias_behind_a_product_is_not_quantised(net: ResNet, pictures: Memory,
     graph = module.only_output(proto, reference.manifest)
     made, _ = quantize(
         graph,
-        replace(reference.manifest, precision="int8", adopted=False),
+        replace(reference.manifest, precision="int8"),
         reference,
         Quantization(data=pictures, images=32, method="minmax"),
     )
     add = next(node for node in made.graph.node if node.op_type == "Add" and gemm.output[0] in node.output)
     assert add.input[0] == "product"
+
+
+def test_bytes_in_bgr_are_fed_in_bgr_to_the_int8_form_too(net: ResNet, pictures: Memory, tmp_path: Path) -> None:
+    path, out = foreign(net, tmp_path / "net.onnx", "uint8-nhwc"), tmp_path / "int8.onnx"
+    adopt(path, tmp_path / "adopted.onnx", Overrides(channel_order="bgr"))
+    quantize_file(tmp_path / "adopted.onnx", out, Quantization(data=pictures, images=32, method="minmax"))
+    x_BCHW = pixels(6)
+    for file in (tmp_path / "adopted.onnx", out):
+        expected = probabilities(file, as_taken(x_BCHW.flip(1), "uint8-nhwc"))
+        assert np.abs(expected - probabilities(file, as_taken(x_BCHW, "uint8-nhwc"))).max() > 0.01
+        scores = open_model(str(file), device="cpu").backend.run(x_BCHW, "pooled")[:, :, 0, 0].softmax(1)
+        np.testing.assert_allclose(scores, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_what_cannot_be_quantised_is_refused(net: ResNet, close: ResNet, pictures: Memory, tmp_path: Path) -> None:
