@@ -94,6 +94,8 @@ def _open(asked: Asked, device: str) -> Model:
         raise UsageError(_wrong_backend(model, own, str(backend)))
     if own != "torch" and (options.compile or options.autocast):
         raise UsageError(f"{model}: --compile and --autocast are for checkpoints on torch; it runs on {own}")
+    if own != "torch":
+        overrides.check_no_weights(model)
     if own == "onnxruntime":
         return _open_onnx(Path(model), device, precision, overrides, options)
     if own == "tensorrt":

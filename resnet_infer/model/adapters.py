@@ -192,9 +192,9 @@ def expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     parts = ("weight", "bias", "running_mean", "running_var")[: 4 if spec.norm == "batch" else 2]
     shapes |= {f"{name}.{part}": (channels,) for name, channels in norms for part in parts}
     shapes |= dict(spec.attention_shapes())
-    for name, given, wide in spec.linears():
+    for index, (name, given, wide) in enumerate(spec.linears()):
         shapes[f"{name}.weight"] = (wide, given)
-        if spec.bias or wide != spec.classes or name != list(spec.linears())[-1][0]:
+        if spec.bias or index < len(spec.hidden):
             shapes[f"{name}.bias"] = (wide,)
     return shapes
 

@@ -105,10 +105,12 @@ def _from_file(path: Path, overrides: Overrides, source: str = "") -> Checkpoint
         raise UsageError(f"{path}: no such file; give a weights file, or a key that `resnet-infer models` lists")
     tensors, manifest, digest = read_file(path, verify=overrides.verify)
     known = Sidecar() if manifest else describe(path, digest)
+    if manifest:
+        overrides.check_no_weights(str(path))
     if manifest and not overrides.arch:
         spec, state_dict, how = manifest.spec, conform(tensors, manifest.spec, str(path)), ""
     else:
-        spec, state_dict, how = _network(tensors, overrides, str(path), known)
+        spec, state_dict, how = _network(tensors, overrides, str(path), known, manifest.spec if manifest else None)
     if manifest is None:
         manifest = Manifest(
             spec=spec,
@@ -125,16 +127,16 @@ def _from_file(path: Path, overrides: Overrides, source: str = "") -> Checkpoint
 
 
 def _network(
-    tensors: StateDict, overrides: Overrides, where: str, known: Sidecar | None = None
+    tensors: StateDict, overrides: Overrides, where: str, known: Sidecar | None = None, own: ModelSpec | None = None
 ) -> tuple[ModelSpec, StateDict, str]:
     """The architecture, the tensors as its state dict, and how it is known.
 
-    What a flag says goes over what files beside it and published names say, that over its own name, and that over what
-    its tensors tell.
+    What a flag says goes over the file's `own` manifest, that over what files beside it and published names say, that
+    over its name, and that over what its tensors tell.
     """
     if overrides.head_from:
         tensors = with_classifier(tensors, held_by(overrides.head_from), str(overrides.head_from))
-    read = read_architecture(tensors, where)
+    read = own or read_architecture(tensors, where)
     if overrides.arch:
         spec, how = asked_for(overrides.arch, read), "as asked for"
     elif known and (said := spec_said(known, read, where)):

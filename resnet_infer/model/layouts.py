@@ -101,7 +101,8 @@ def _network(tensors: StateDict, where: str) -> StateDict:
     outside = {k: v for k, v in renamed.items() if not k.startswith(prefix)}
     contrastive = any(PROJECTIONS.search(key) for key in tensors)
     head = None if contrastive else _classifier(own) or None
-    found = {k: v for k, v in own.items() if not _belongs(k, _CLASSIFIERS)}
+    dropped_heads = _CLASSIFIERS if contrastive else (head.rstrip("."),) if head else ()
+    found = {k: v for k, v in own.items() if not _belongs(k, dropped_heads)}
     if head:
         found |= _moved(own, head)
     elif not contrastive:

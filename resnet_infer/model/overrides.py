@@ -52,6 +52,11 @@ class Overrides:
         except UsageError as error:
             raise UsageError(f"{where}: {error}") from error
 
+    def check_no_weights(self, where: str) -> None:
+        """Raise UsageError for another file's classifier, as `where` has one of its own."""
+        if self.head_from:
+            raise UsageError(f"{where}: has its own classifier; --head-from is for weights files without; leave it out")
+
     def check_no_graph(self, where: str) -> None:
         """Raise UsageError for what is said of an ONNX graph's output, as `where` is something else."""
         if self.scores or self.output_name:

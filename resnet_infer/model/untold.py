@@ -6,6 +6,7 @@ from pathlib import Path
 
 from resnet_infer.errors import UsageError
 from resnet_infer.model.adapters import expected_shapes
+from resnet_infer.spec.architecture_record import NORM_GROUPS
 from resnet_infer.spec.architectures import ModelSpec
 from resnet_infer.spec.catalogue import spec_from_name, with_changes
 
@@ -25,6 +26,10 @@ def untold(spec: ModelSpec) -> str:
         said.append(blur[spec.antialias])
     else:
         said.append("projections of " + ("activated inputs" if spec.preactivation == "activated" else "raw inputs"))
+    if spec.norm == "group":
+        said.append(f"{NORM_GROUPS} groups of channels")
+    if spec.hidden:
+        said.append("ReLU between the classifier's layers")
     said.append({"relu": "ReLU", "silu": "SiLU", "gelu": "GELU", "leaky-relu": "leaky ReLU"}[spec.activation])
     return ", ".join(said)
 
@@ -40,7 +45,9 @@ def asked_for(arch: str, read: ModelSpec) -> ModelSpec:
 
 def named_by(file: str, read: ModelSpec) -> ModelSpec | None:
     """The architecture that a file's name begins with, as timm's and torchvision's do, if it has these very tensors."""
-    for name in re.split(r"[-.]", Path(file).name)[:1]:
+    parts = re.split(r"([-.])", Path(file).name)
+    for end in range(len(parts), 0, -2):  # `resnet50-v1` before `resnet50`
+        name = "".join(parts[:end])
         try:
             spec = asked_for(name, read)
         except UsageError:

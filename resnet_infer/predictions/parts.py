@@ -74,23 +74,32 @@ class Parts:
 
     def write(self, name: str, records: Iterable[Record]) -> None:
         """Write a part, or replace it."""
-        with self._writing():
+        with self._writing(), self._partial(name) as partial:
             if not self.folder.exists():  # of a process that has its own storage
                 self.folder.mkdir(parents=True, exist_ok=True)
                 sync_folder(self.folder.parent)
-            partial = self.folder / f"{name}.tmp"
             self._form.write(partial, self._identity, records)
             put_in_place(partial, self.folder / name, durable=True)
 
     def take(self, name: str, chunks: Iterable[bytes]) -> None:
         """Write a part that another machine has made."""
-        with self._writing():
-            partial = self.folder / f"{name}.tmp"
+        with self._writing(), self._partial(name) as partial:
             with partial.open("wb") as file:
                 file.writelines(chunks)
                 file.flush()
                 os.fsync(file.fileno())
             put_in_place(partial, self.folder / name, durable=True)
+
+    @contextlib.contextmanager
+    def _partial(self, name: str) -> Iterator[Path]:
+        """The file that a part is written to; it does not stay if that is interrupted."""
+        partial = self.folder / f"{name}.tmp"
+        try:
+            yield partial
+        except BaseException:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

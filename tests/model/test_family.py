@@ -21,7 +21,7 @@ from resnet_infer.model.resnet import build
 from resnet_infer.spec.architectures import ModelSpec
 from resnet_infer.spec.catalogue import architecture_names, family_names, spec_from_name
 
-LARGE = 30e6
+LARGE = 12e6
 TORCHVISION = [n for n in torchvision.models.list_models() if n.startswith(("resnet", "resnext", "wide_resnet"))]
 TIMM = timm.list_models(module="resnet")
 NOT_RUN = {

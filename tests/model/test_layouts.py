@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from layout_cases import ACCEPTED, PAGE, QUEUE, REFUSED, Layout, head, under, updated
+from layout_cases import ACCEPTED, PAGE, QUEUE, REFUSED, Layout, head, many, under, updated
 from torch import nn
 
-from resnet_infer.errors import CheckpointError
-from resnet_infer.model.checkpoints import Overrides, load_checkpoint
+from resnet_infer.errors import CheckpointError, UsageError
+from resnet_infer.model.checkpoints import Overrides, load_checkpoint, save_checkpoint
 from resnet_infer.model.resnet import ResNet, build
 from resnet_infer.spec.catalogue import spec_from_name
 from resnet_infer.spec.preprocessing import IMAGENET_MEAN, IMAGENET_STD
@@ -93,3 +93,28 @@ def test_arch_says_what_tensors_do_not(tmp_path: Path) -> None:
 def test_the_page_lists_every_layout() -> None:
     page = PAGE.read_text("utf-8")
     assert updated(page) == page, "run python tests/model/layout_cases.py"
+
+
+def test_the_longest_name_counts(tmp_path: Path) -> None:
+    state = build(spec_from_name("resnet50,dilated=0", 5)).state_dict()
+    for file, architecture in (("resnet50-v1.pth", "resnet50-v1"), ("resnet50-v1-0a1b2c3d.pth", "resnet50-v1"),
+                               ("resnet50-best.pth", "resnet50"), ("resnetaa50.pth", "resnetaa50")):  # fmt: skip
+        torch.save(state, tmp_path / file)
+        assert load_checkpoint(str(tmp_path / file)).manifest.spec == spec_from_name(architecture, 5)
+
+
+def test_a_second_head_is_not_left_out_in_silence(net: ResNet, tmp_path: Path) -> None:
+    """What it does to the scores is not known."""
+    state = dict(net.state_dict())
+    torch.save(many(state, {"head.weight": torch.zeros(64, 64)}), tmp_path / "net.pth")
+    with pytest.raises(CheckpointError, match=r"1 extra \(head\.weight\)"):
+        load_checkpoint(str(tmp_path / "net.pth"), Overrides(**GIVEN))
+
+
+def test_a_file_with_a_classifier_takes_none_from_elsewhere(net: ResNet, tmp_path: Path) -> None:
+    manifest = load_checkpoint("resnet20.cifar10").manifest
+    save_checkpoint(tmp_path / "net.safetensors", dict(net.state_dict()), manifest)
+    with pytest.raises(UsageError, match=r"net\.safetensors: has its own classifier"):
+        load_checkpoint(str(tmp_path / "net.safetensors"), Overrides(head_from=tmp_path / "x.pth"))
+    made = load_checkpoint(str(tmp_path / "net.safetensors"), Overrides(arch="activation=silu"))
+    assert made.manifest.spec == spec_from_name("resnet20,activation=silu")
