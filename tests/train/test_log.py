@@ -1,5 +1,6 @@
 """Metrics as they are read back: by us, and by TensorBoard's own reader."""
 
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ def test_what_came_after_the_checkpoint_is_dropped(tmp_path: Path) -> None:
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "train", "iterat')  # the line that a killed process was writing
     assert [r["iteration"] for r in read_metrics(tmp_path)] == [1, 2, 2, 3, 4, 4, 5, 6, 6, 7, 8, 8]
+    time.sleep(1.1)  # files are read in the order of their names, which begin with the second they were begun in
     fill(tmp_path, range(5, 7), at=4)
     assert [r["iteration"] for r in read_metrics(tmp_path)] == [1, 2, 2, 3, 4, 4, 5, 6, 6]
     assert [(e.step, e.value) for e in events_of(tmp_path).Scalars("train_err")] == [(i, 90.0 - i) for i in range(1, 7)]
