@@ -214,7 +214,7 @@ def host_profile(context: Context, opener: Keeping, protocol: str, source: Sourc
     with opener.open(subject_of(context, protocol)) as (model, _), cProfile.Profile() as profiler:
         scored = one_pass(model, protocol, source, context.plan.batch, max(0, cores() - 1))
     text = io.StringIO()
-    pstats.Stats(profiler, stream=text).sort_stats("tottime").print_stats(LINES)
+    pstats.Stats(profiler, stream=text).strip_dirs().sort_stats("tottime").print_stats(LINES)
     heading = f"host, {protocol} end to end, {scored} images"
     write(context.results.folder / "profile.txt", f"{heading}\n{text.getvalue()}")
 
