@@ -141,7 +141,7 @@ def _config(trt: Any, builder: Any, image: Any, options: BuildOptions) -> Any:
     for wanted_range in options.profiles:
         profile = builder.create_optimization_profile()
         shapes = [
-            (batch, height, width, 3) if channels_last else (batch, channels, height, width)
+            (batch, height, width, channels) if channels_last else (batch, channels, height, width)
             for batch, height, width in (wanted_range.min, wanted_range.opt, wanted_range.max)
         ]
         profile.set_shape(image.name, *shapes)
