@@ -57,9 +57,7 @@ def unwrap(loaded: object, where: str) -> StateDict:
     Averaged (EMA) weights are preferred where both are stored. Raises CheckpointError if there are no tensors, or no
     network of the family, saying what is missing.
     """
-    for _ in range(MAX_WRAPPINGS):
-        if isinstance(loaded, Mapping) and (inner := [loaded[w] for w in WRAPPINGS if _holds_mapping(loaded, w)]):
-            loaded = inner[0]
+    loaded = _inside(loaded)
     if not isinstance(loaded, Mapping):
         raise CheckpointError(
             f"{where}: holds a {type(loaded).__name__}, not a state dict; save model.state_dict() instead"
@@ -75,10 +73,7 @@ def unwrap(loaded: object, where: str) -> StateDict:
 
 def with_classifier(tensors: StateDict, loaded: object, where: str) -> StateDict:
     """The tensors with the classifier that another file holds; raises CheckpointError if it has none."""
-    inner = loaded
-    for _ in range(MAX_WRAPPINGS):
-        if isinstance(inner, Mapping) and (found := [inner[w] for w in WRAPPINGS if _holds_mapping(inner, w)]):
-            inner = found[0]
+    inner = _inside(loaded)
     held = {_without(k): v for k, v in inner.items() if isinstance(v, Tensor)} if isinstance(inner, Mapping) else {}
     for prefix in sorted(
         {key[: key.index(name)] for key in held for name in _CLASSIFIERS if f"{name}." in key}, key=len
@@ -87,6 +82,14 @@ def with_classifier(tensors: StateDict, loaded: object, where: str) -> StateDict
         if head := _classifier(near):
             return {k: v for k, v in tensors.items() if not k.startswith("fc.")} | _moved(near, head)
     raise CheckpointError(f"{where}: has no classifier: fc.weight is missing")
+
+
+def _inside(loaded: object) -> object:
+    """What a trainer wrapped."""
+    for _ in range(MAX_WRAPPINGS):
+        if isinstance(loaded, Mapping) and (inner := [loaded[w] for w in WRAPPINGS if _holds_mapping(loaded, w)]):
+            loaded = inner[0]
+    return loaded
 
 
 def _holds_mapping(loaded: Mapping[Any, Any], key: str) -> bool:
@@ -129,7 +132,7 @@ def _network(tensors: StateDict, where: str) -> StateDict:
 
 def _without(key: str) -> str:
     """The key without what wrappers of modules insert."""
-    return re.sub(r"(^|\.)(module|_orig_mod)\.", r"\1", re.sub(r"(^|\.)(module|_orig_mod)\.", r"\1", key))
+    return re.sub(r"(^|\.)(?:(?:module|_orig_mod)\.)+", r"\1", key)
 
 
 def _prefix(tensors: StateDict, where: str) -> str:
@@ -138,7 +141,7 @@ def _prefix(tensors: StateDict, where: str) -> str:
     for key in tensors:
         for first in ("conv1.weight", "conv1.0.weight", "stem.conv.weight", "stem.0.weight"):
             if key.endswith(first) and (not (prefix := key.removesuffix(first)) or prefix.endswith(".")):
-                stages = ("layer1.0.", "stages.0.blocks.0.", "block1.layer.0.", "stages.0.layers.0.")
+                stages = ("layer1.0.", "stages.0.blocks.0.", "block1.layer.0.")
                 if any(other.startswith(tuple(prefix + stage for stage in stages)) for other in tensors):
                     found.append(prefix)
     if not found:
