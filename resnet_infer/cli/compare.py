@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from resnet_infer.cli.data_options import LabelledData
 from resnet_infer.cli.groups import with_flags
 from resnet_infer.cli.members import open_members
 from resnet_infer.cli.model_options import MODEL_HELP, RunModel
@@ -32,6 +33,7 @@ def compare(
     run_model: RunModel,
     views: Views,
     loading: Loading,
+    labelled: LabelledData,
     output: Output,
     data: Annotated[
         str | None,
@@ -59,7 +61,7 @@ def compare(
     kept = [Path(cut(name)[0]).suffix.lower() in KEPT for name in (a, b)]
     if any(kept) and not all(kept):
         raise UsageError(f"{a} and {b}: one is a predictions file; give two of them, or two models")
-    source = open_source(data) if data else None
+    source = open_source(data, reading=labelled.reading()) if data else None
     if all(kept):
         found = compare_predictions(Path(a), Path(b), views.names if views.asked else ())
     elif source is None:

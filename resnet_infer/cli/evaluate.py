@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 import typer
 
+from resnet_infer.cli.data_options import LabelledData
 from resnet_infer.cli.groups import with_flags
 from resnet_infer.cli.members import open_members, weights_of
 from resnet_infer.cli.model_options import MODEL_HELP, RunModel
@@ -93,6 +94,7 @@ def evaluate(
     run_model: RunModel,
     views: Views,
     loading: Loading,
+    labelled: LabelledData,
     run: Run,
     output: Output,
 ) -> None:
@@ -121,7 +123,7 @@ def evaluate(
         if not group.leads:
             mute()
         members = open_members(model, run_model, views, None if group.world == 1 else str(group.device))
-        source = open_source(data)
+        source = open_source(data, reading=labelled.reading())
         if source.left_out:
             left_out = f"{len(source.left_out)} files are no images by their suffix, as {source.left_out[0]}"
             note(f"{data}: {left_out}; left out")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import typer
 
+from resnet_infer.cli.data_options import PictureData
 from resnet_infer.cli.groups import with_flags
 from resnet_infer.cli.model_options import RunModel
 from resnet_infer.cli.options import Loading, Output, Views
@@ -54,6 +55,7 @@ def predict(
     run_model: RunModel,
     views: Views,
     loading: Loading,
+    pictures: PictureData,
     cluster: Cluster,
     output: Output,
     model: Annotated[
@@ -84,7 +86,7 @@ def predict(
     from resnet_infer.evaluation.predict import predict as run
 
     opener = partial(run_model.open, model, dense=views.dense)
-    source = open_inputs(inputs, sys.stdin.buffer)
+    source = open_inputs(inputs, sys.stdin.buffer, reading=pictures.reading())
     opened = opener()
     (test,) = views.protocols(opened.manifest)
     how = loading.value() if on_error == "fail" else loading.value().guarded()

@@ -14,6 +14,7 @@ from typing import BinaryIO
 from resnet_infer.data.formats.folders import IMAGE_SUFFIXES, Files, folder_tree
 from resnet_infer.data.formats.zip_file import MAX_BYTES
 from resnet_infer.data.patterns import matching
+from resnet_infer.data.reading import AS_IT_IS, Reading
 from resnet_infer.data.samples import LabelColumn, Lazy, Samples, Strings
 from resnet_infer.data.source import Joined, Memory, Part, Source
 from resnet_infer.errors import DataError, UsageError
@@ -29,11 +30,11 @@ MAX_STDIN_NAMES = 2**26
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 
-def open_source(path: str | os.PathLike[str], part: Part = "test") -> Source:
+def open_source(path: str | os.PathLike[str], part: Part = "test", reading: Reading = AS_IT_IS) -> Source:
     """The source at a path: folder, .zip, .tar, .parquet, list file, cifar-10-batches-py folder, or one image.
 
     A pattern, as `val-{000..009}.tar` or `val-*.tar`, is all the files that it names. `part` says which images of a
-    cifar-10-batches-py folder are meant; the other kinds have one part.
+    cifar-10-batches-py folder are meant; the other kinds have one part. `reading` says what the files leave open.
 
     Raises DataError if it is missing, empty or damaged.
     """
@@ -41,19 +42,19 @@ def open_source(path: str | os.PathLike[str], part: Part = "test") -> Source:
     if not text:
         raise DataError("an input's name is empty; give a file or folder")
     if not Path(path).exists() and (paths := matching(text)):
-        sources = _opened(paths, part)
+        sources = _opened(paths, part, reading)
         return sources[0] if len(sources) == 1 else Joined(sources)
-    return _opened_one(text, part)
+    return _opened_one(text, part, reading)
 
 
-def _opened_one(path: str, part: Part) -> Source:
+def _opened_one(path: str, part: Part, reading: Reading) -> Source:
     where = Path(path)
     try:
         if not where.exists():
             raise DataError(f"{path}: no such file or folder")
         if not where.is_file() and not where.is_dir():
             raise DataError(f"{path}: {NOT_REGULAR}")
-        source = _source_at(where, path, part)
+        source = _source_at(where, path, part, reading)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
     if not source.samples:
@@ -62,7 +63,7 @@ def _opened_one(path: str, part: Part) -> Source:
     return source
 
 
-def _source_at(where: Path, path: str, part: Part) -> Source:
+def _source_at(where: Path, path: str, part: Part, reading: Reading) -> Source:
     from resnet_infer.data.formats import archives, cifar10, parquet_images, webdataset
 
     suffix = where.suffix.lower()
@@ -83,7 +84,7 @@ def _source_at(where: Path, path: str, part: Part) -> Source:
     return _list_file(where) if suffix in LIST_SUFFIXES else _single_files([path])
 
 
-def _opened(paths: Sequence[str], part: Part) -> list[Source]:
+def _opened(paths: Sequence[str], part: Part, reading: Reading) -> list[Source]:
     """Sources of these paths in order; shards, tables and single images that follow one another make one source."""
     from resnet_infer.data.formats import parquet_images, webdataset
 
@@ -97,7 +98,7 @@ def _opened(paths: Sequence[str], part: Part) -> list[Source]:
         elif kind == "tar" and len(some) > 1 and webdataset.are_shards(some[0]):
             sources.append(webdataset.Shards(f"{len(some)} shards", some))
         else:
-            sources += [_opened_one(path, part) for path in some]
+            sources += [_opened_one(path, part, reading) for path in some]
     return sources
 
 
@@ -109,7 +110,7 @@ def _kind(path: str) -> str:
     return kind if kind and os.path.isfile(path) else ""
 
 
-def open_inputs(inputs: Sequence[str], stdin: BinaryIO, part: Part = "test") -> Source:
+def open_inputs(inputs: Sequence[str], stdin: BinaryIO, part: Part = "test", reading: Reading = AS_IT_IS) -> Source:
     """All of a command's inputs in order: paths, patterns like 'photos/*.jpg', and `-` for standard input.
 
     Standard input is one encoded image, or text with a path a line.
@@ -117,11 +118,11 @@ def open_inputs(inputs: Sequence[str], stdin: BinaryIO, part: Part = "test") -> 
     sources: list[Source] = []
     for given in inputs:
         if given == "-":
-            sources += _standard_input(stdin)
+            sources += _standard_input(stdin, reading)
         elif given and not Path(given).exists() and (paths := matching(given)):
-            sources += _opened(paths, part)
+            sources += _opened(paths, part, reading)
         else:
-            sources.append(open_source(given, part))
+            sources.append(open_source(given, part, reading))
     return sources[0] if len(sources) == 1 else Joined(sources)
 
 
@@ -167,7 +168,7 @@ class _Beside(Lazy[str]):
         return str(self._folder / self._names[index])
 
 
-def _standard_input(stdin: BinaryIO) -> list[Source]:
+def _standard_input(stdin: BinaryIO, reading: Reading) -> list[Source]:
     data = stdin.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise UsageError(f"-: standard input has over the limit of {MAX_BYTES:,} bytes for an image")
@@ -180,7 +181,7 @@ def _standard_input(stdin: BinaryIO) -> list[Source]:
             f"-: standard input has over the limit of {MAX_STDIN_NAMES:,} bytes for names; give a list file"
         )
     lines = (line.decode("utf-8").strip() for line in io.BytesIO(data))
-    return _opened(Strings(line for line in lines if line), "test")
+    return _opened(Strings(line for line in lines if line), "test", reading)
 
 
 def _is_text(data: bytes) -> bool:

@@ -1,0 +1,56 @@
+"""Flags that say how data is read where its files leave that open."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import typer
+
+if TYPE_CHECKING:
+    from resnet_infer.data.reading import Reading
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureData:
+    """How images are found."""
+
+    PANEL: ClassVar = "Data"
+    split: Annotated[
+        str | None, typer.Option(help="Of data in several parts: which one, as train or validation.", metavar="NAME")
+    ] = None
+    image_column: Annotated[
+        str | None, typer.Option("--image-column", help="Of a table: the column with the images.", metavar="NAME")
+    ] = None
+
+    def reading(self) -> "Reading":
+        """As `open_source` takes it."""
+        from resnet_infer.data.reading import Reading
+
+        return Reading(split=self.split, image_column=self.image_column)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledData(PictureData):
+    """How images and their classes are found."""
+
+    label_column: Annotated[
+        str | None, typer.Option("--label-column", help="Of a table: the column with the classes.", metavar="NAME")
+    ] = None
+    class_order: Annotated[
+        str | None,
+        typer.Option(
+            "--class-order",
+            help="How class folders are numbered: numeric, sorted, or a file of their names in order.",
+            metavar="numeric|sorted|FILE",
+        ),
+    ] = None
+
+    def reading(self) -> "Reading":
+        """As `open_source` takes it."""
+        from resnet_infer.data.reading import Reading
+
+        return Reading(
+            split=self.split,
+            image_column=self.image_column,
+            label_column=self.label_column,
+            class_order=self.class_order,
+        )
