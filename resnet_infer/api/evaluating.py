@@ -44,7 +44,7 @@ def predict(
     DataError if the images cannot be opened.
     """
     (test,) = protocols_of(protocol, model)
-    return predict_source(model, test, as_source(images), top_k=top_k, loading=loading)
+    return predict_source(model, test, as_source(images, merged=True), top_k=top_k, loading=loading)
 
 
 def score(model: Model, images: Images, *, protocol: AsProtocol = "single-crop", loading: Loading = DEFAULT) -> Tensor:
@@ -53,7 +53,7 @@ def score(model: Model, images: Images, *, protocol: AsProtocol = "single-crop",
     Raises DataError naming an image that cannot be read, UsageError for a request that cannot work.
     """
     members = [Member(model, protocols_of(protocol, model))]
-    source = as_source(images)
+    source = as_source(images, merged=True)
     probs_NK = torch.empty(len(source.samples), model.manifest.spec.classes)
     for group in score_groups(members, source, loading=loading):
         if group.error:

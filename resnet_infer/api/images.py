@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from resnet_infer.data.open import open_inputs, open_source
+from resnet_infer.data.reading import Reading
 from resnet_infer.data.source import Joined, Memory, Pixels, Source
 from resnet_infer.errors import ImageError, UsageError
 from resnet_infer.pipeline.decode import to_rgb
@@ -21,17 +22,19 @@ Images = Path | Image.Image | Pixels | Tensor | Source | Iterable[Path | Image.I
 """A path or pattern of whatever `open_source` reads; an image; or several of these."""
 
 
-def as_source(images: Images) -> Source:
+def as_source(images: Images, *, merged: bool = False) -> Source:
     """The images as one source, in their order; those in memory are named `image 0`, `image 1`, ...
 
     A NumPy image is uint8 RGB, (height, width, 3); a PyTorch one uint8 RGB, (3, height, width); both may have a first
     dimension of several images. A Pillow image is converted as its file would be: upright, alpha over white.
 
+    `merged` takes the splits of a data set together, which is for images whose errors are not counted.
+
     Raises UsageError for anything else, DataError for a path that cannot be read, ImageError for a Pillow image that
     cannot be converted.
     """
     if isinstance(images, (str, os.PathLike)):
-        return open_source(images)
+        return open_source(images, reading=Reading(merged=merged))
     if isinstance(images, Image.Image):
         return _in_memory([images], 0)
     if isinstance(images, (np.ndarray, Tensor)):
@@ -45,7 +48,9 @@ def as_source(images: Images) -> Source:
     for paths, group in groupby(images, lambda image: isinstance(image, (str, os.PathLike))):
         some = list(group)
         sources.append(
-            open_inputs([os.fspath(path) for path in some], io.BytesIO()) if paths else _in_memory(some, number)
+            open_inputs([os.fspath(path) for path in some], io.BytesIO(), reading=Reading(merged=merged))
+            if paths
+            else _in_memory(some, number)
         )
         number += len(some)
     if not sources:

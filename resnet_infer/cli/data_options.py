@@ -25,7 +25,7 @@ class PictureData:
         """As `open_source` takes it."""
         from resnet_infer.data.reading import Reading
 
-        return Reading(split=self.split, image_column=self.image_column)
+        return Reading(split=self.split, image_column=self.image_column, merged=True)
 
 
 @dataclass(frozen=True, kw_only=True)

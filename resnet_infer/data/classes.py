@@ -2,12 +2,13 @@
 
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from resnet_infer.console import note
 from resnet_infer.data.imagenet import image_number
 from resnet_infer.data.samples import labels_of as labels_in
-from resnet_infer.data.source import Source
+from resnet_infer.data.numbering import by_order, check_folders, check_indices, names_in
+from resnet_infer.data.source import Source, said
 from resnet_infer.errors import DataError
 from resnet_infer.spec.labels import Labels, imagenet1k, index_by_order
 
@@ -39,28 +40,58 @@ def class_indices(source: Source, labels: Labels | None, classes: int) -> Sequen
             f"move them into class folders, or give {LABELLED}"
         )
     names = sorted(label for label in given if label is not None)
-    if len(names) == 1:
+    if len(names) == 1 and labels is None:
         raise DataError(
-            f"{source.name}: all {count} images are of one class ('{names[0]}'), which measures no classifier; "
-            "give the folder that holds every class"
+            f"{source.name}: all {count} images are of one class ('{names[0]}'), which measures no classifier, and the "
+            "model does not say which of its classes that is; give the folder that holds every class"
         )
     index = _index_of(names, source, labels, classes)
+    if len(names) == 1 and labels:
+        known = labels.names[index[names[0]]]
+        note(f"{source.name}: all {count} images are of one class, '{known}': the errors are that class's alone")
     return array("i", (index[label] for label in labels_in(source.samples) if label is not None))
 
 
 def _index_of(names: Sequence[str], source: Source, labels: Labels | None, classes: int) -> dict[str, int]:
     """The class index of every label of a source."""
+    if order := said(source, "class_order"):
+        index = by_order(names, order, classes, source.name)
+        note(f"{source.name}: classes by --class-order {order}: {_first(sorted(index, key=index.__getitem__), index)}")
+        return index
     own = _own_names(source)
     if own and all(name.isdecimal() and int(name) < len(own) for name in names):
         return _by_own_names(names, own, source, labels, classes)
+    numbers = all(name.isdecimal() for name in names)
+    indices = numbers and bool(said(source, "labels_are_indices", False))
     if labels:
-        return labels.index_of(names, source.name)
+        index = labels.index_of(names, source.name)
+        if numbers and any(int(name) == at for name, at in index.items()) and not _are_names(names, labels):
+            (check_indices if indices else _check_named)(names, classes, source.name)
+            note(f"{source.name}: its {len(names)} numbers are taken for class indices from 0: {_first(names, index)}")
+        return index
+    if indices:
+        check_indices(names, classes, source.name)
+        index = {name: int(name) for name in names}
+        note(f"the model does not say its class names; {source.name}'s {len(names)} labels are taken for its indices")
+        return index
+    if numbers:
+        check_folders(names, classes, source.name, named=False)
     index = index_by_order(names, classes, source.name)
+    how = "by number" if numbers else "in sorted order"
     note(
-        f"the model does not say its class names; taking {source.name}'s in sorted order: {_first(names)} "
-        "(--labels FILE states them)"
+        f"the model does not say its class names; taking {source.name}'s {len(names)} folders {how}: "
+        f"{_first(sorted(index, key=index.__getitem__), index)} (--labels FILE states them)"
     )
     return index
+
+
+def _check_named(names: Sequence[str], classes: int, where: str) -> None:
+    check_folders(names, classes, where, named=True)
+
+
+def _are_names(numbers: Sequence[str], labels: Labels) -> bool:
+    """Whether the model's classes have numbers for names."""
+    return set(numbers) <= set(labels.names) | set(labels.ids)
 
 
 def _by_own_names(
@@ -86,6 +117,12 @@ def _by_own_names(
             )
     elif len(own) != classes:
         raise DataError(f"{source.name}: has {len(own)} classes, and the model {classes}; it is another data set's")
+    else:
+        note(
+            f"the model does not say its class names; taking {source.name}'s numbers for them: "
+            + ", ".join(f"{number} = '{own[int(number)]}'" for number in sorted(numbers, key=int)[:4])
+            + " (--labels FILE states them)"
+        )
     return {number: int(number) for number in numbers}
 
 
@@ -96,7 +133,7 @@ def _first_word(name: str) -> str:
 
 def _own_names(source: Source) -> Sequence[str]:
     """What the data calls its classes 0, 1, 2, ..., where it says so."""
-    names: Sequence[str] = getattr(source, "class_names", ())
+    names: Sequence[str] = said(source, "class_names", ())
     return names
 
 
@@ -110,7 +147,16 @@ def labels_of(source: Source) -> Labels:
         raise DataError(f"{source.name}: {_single_folder(source)}, and training needs them: give {LABELLED}")
     if (own := _own_names(source)) and all(name.isdecimal() and int(name) < len(own) for name in folders):
         return Labels(names=tuple(own))
+    if len(folders) == 1:
+        raise DataError(f"{source.name}: all its images are of one class ('{folders.pop()}'); training needs several")
     names = sorted(folders, key=int) if all(name.isdecimal() for name in folders) else sorted(folders)
+    if (order := said(source, "class_order")) and order != "numeric":
+        names = sorted(folders)
+        if order != "sorted":
+            names = names_in(order)
+            if set(names) != folders or len(names) != len(folders):
+                odd = sorted(set(names) ^ folders)
+                raise DataError(f"{source.name}: its class folders are not those of {order}: {', '.join(odd[:4])}")
     known = imagenet1k()
     if folders <= set(known.ids):
         name_of = dict(zip(known.ids, known.names, strict=True))
@@ -125,6 +171,6 @@ def _single_folder(source: Source) -> str:
     return "its images have no labels"
 
 
-def _first(names: Sequence[str], most: int = 4) -> str:
-    shown = ", ".join(f"'{name}' = {index}" for index, name in enumerate(names[:most]))
+def _first(names: Sequence[str], index: Mapping[str, int], most: int = 4) -> str:
+    shown = ", ".join(f"'{name}' = {index[name]}" for name in names[:most])
     return f"{shown}, ..." if len(names) > most else shown

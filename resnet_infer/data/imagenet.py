@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_infer.data.samples import LabelColumn, Lazy, Sample
-from resnet_infer.data.source import Pixels, Source, held_bytes, mark_of
+from resnet_infer.data.source import Pixels, Says, Source, held_bytes, mark_of
 from resnet_infer.errors import DataError, UsageError
 from resnet_infer.spec.labels import Labels, imagenet1k
 
@@ -30,7 +30,7 @@ def image_number(name: str) -> int | None:
     return int(found[1]) if found else None
 
 
-class Relabelled:
+class Relabelled(Says):
     """A source whose images have another class each: a label a sample, in order."""
 
     def __init__(self, source: Source, labels: Iterable[str]) -> None:
@@ -38,7 +38,7 @@ class Relabelled:
         self.samples: Sequence[Sample] = _Samples(source.samples, LabelColumn(labels))
         self.left_out = source.left_out
         self.held_bytes = held_bytes(source)
-        self._source = source
+        self._inner = self._source = source
 
     def read(self, sample: Sample) -> bytes | Pixels:
         """What the source reads."""

@@ -16,7 +16,8 @@ from resnet_infer.data.formats.zip_file import MAX_BYTES
 from resnet_infer.data.patterns import matching
 from resnet_infer.data.reading import AS_IT_IS, Reading
 from resnet_infer.data.samples import LabelColumn, Lazy, Samples, Strings
-from resnet_infer.data.source import Joined, Memory, Part, Source
+from resnet_infer.data.source import Joined, Memory, Ordered, Part, Source
+from resnet_infer.data.splits import NAMES, files_of, in_split
 from resnet_infer.errors import DataError, UsageError
 from resnet_infer.files import NOT_REGULAR, open_regular
 
@@ -42,9 +43,13 @@ def open_source(path: str | os.PathLike[str], part: Part = "test", reading: Read
     if not text:
         raise DataError("an input's name is empty; give a file or folder")
     if not Path(path).exists() and (paths := matching(text)):
+        if not reading.merged:
+            paths = files_of(paths, reading.split, text)
         sources = _opened(paths, part, reading)
-        return sources[0] if len(sources) == 1 else Joined(sources)
-    return _opened_one(text, part, reading)
+        source = sources[0] if len(sources) == 1 else Joined(sources)
+    else:
+        source = _opened_one(text, part, reading)
+    return Ordered(source, reading.class_order) if reading.class_order else source
 
 
 def _opened_one(path: str, part: Part, reading: Reading) -> Source:
@@ -69,19 +74,37 @@ def _source_at(where: Path, path: str, part: Part, reading: Reading) -> Source:
     suffix = where.suffix.lower()
     if where.is_dir():
         if cifar10.Cifar10.fits(where):
-            return cifar10.Cifar10(where, part)
+            return cifar10.Cifar10(where, _part(reading.split, path) if reading.split else part)
         source = Files(str(where), *folder_tree(where))
         tables = [name for name in source.left_out if name.lower().endswith(parquet_images.SUFFIX)]
         if tables and not source.samples:
-            return parquet_images.ParquetImages(path, [str(where / name) for name in sorted(tables)])
-        return source
+            paths = [str(where / name) for name in sorted(tables)]
+            if not reading.merged or reading.split:
+                paths = files_of(paths, reading.split, path, root=str(where))
+            return parquet_images.ParquetImages(path, paths)
+        return _of_split(source, reading)
     if suffix == parquet_images.SUFFIX:
         return parquet_images.ParquetImages(path, [path])
     if where.name.lower().endswith(TAR_SUFFIXES):
-        return webdataset.Shards(path, [path]) if webdataset.are_shards(path) else archives.Archive(where)
+        return (
+            webdataset.Shards(path, [path])
+            if webdataset.are_shards(path)
+            else _of_split(archives.Archive(where), reading)
+        )
     if suffix == ".zip":
-        return archives.Archive(where)
+        return _of_split(archives.Archive(where), reading)
     return _list_file(where) if suffix in LIST_SUFFIXES else _single_files([path])
+
+
+def _of_split(source: Source, reading: Reading) -> Source:
+    return source if reading.merged and reading.split is None else in_split(source, reading.split)
+
+
+def _part(split: str, path: str) -> Part:
+    known = NAMES.get(split.lower())
+    if known not in ("train", "test"):
+        raise DataError(f"{path}: --split {split} is not one of its splits: train, test")
+    return "train" if known == "train" else "test"
 
 
 def _opened(paths: Sequence[str], part: Part, reading: Reading) -> list[Source]:
@@ -150,7 +173,9 @@ def _list_file(path: Path) -> Files:
                     raise DataError(f"{path}: over the limit of {MAX_LIST_BYTES:,} bytes for a list; divide it")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not a text file; a list has one `path<TAB>label` a line") from error
-    return Files(str(path), Samples(names, labels, _Beside(path.parent, names)))
+    listed = Files(str(path), Samples(names, labels, _Beside(path.parent, names)))
+    listed.labels_are_indices = True
+    return listed
 
 
 class _Beside(Lazy[str]):

@@ -15,6 +15,8 @@ class Reading:
     """Of a table: the column with the classes."""
     class_order: str | None = None
     """How class folders are numbered: `numeric`, `sorted`, or a file of their names in order, one a line."""
+    merged: bool = False
+    """Whether several splits may be taken together: where no error is counted."""
 
 
 AS_IT_IS = Reading()

@@ -79,6 +79,66 @@ def content_hash(image: bytes | Pixels) -> str:
     return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()[:32]
 
 
+def said(source: Source | Sequence[Source], name: str, default: Any = None) -> Any:
+    """What a source says of its classes under a name, or what all of several say alike; else the default.
+
+    `class_names`: what it calls the classes 0, 1, 2, ...; `labels_are_indices`: its labels are class indices, not names
+    of folders; `class_order`: how the user says that its folders are numbered.
+    """
+    if isinstance(source, Sequence):
+        values = [said(each, name, default) for each in source]
+        return values[0] if values and all(value == values[0] for value in values) else default
+    return getattr(source, name, default)
+
+
+class Says:
+    """A source of other sources, which says of its classes what they say."""
+
+    _inner: Any
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """See `said`."""
+        names: Sequence[str] = said(self._inner, "class_names", ())
+        return names
+
+    @property
+    def labels_are_indices(self) -> bool:
+        """See `said`."""
+        return bool(said(self._inner, "labels_are_indices", False))
+
+    @property
+    def class_order(self) -> str | None:
+        """See `said`."""
+        order: str | None = said(self._inner, "class_order")
+        return order
+
+
+class Ordered(Says):
+    """A source whose class folders are numbered as the user says."""
+
+    def __init__(self, source: Source, order: str) -> None:
+        self.name = source.name
+        self.samples = source.samples
+        self.left_out = source.left_out
+        self.held_bytes = held_bytes(source)
+        self._inner = self._source = source
+        self._order = order
+
+    @property
+    def class_order(self) -> str:
+        """`numeric`, `sorted` or a file."""
+        return self._order
+
+    def read(self, sample: Sample) -> bytes | Pixels:
+        """What the source reads."""
+        return self._source.read(sample)
+
+    def mark(self, sample: Sample) -> int:
+        """What the source knows."""
+        return mark_of(self._source, sample)
+
+
 class Memory:
     """Images whose bytes are already here."""
 
@@ -105,7 +165,7 @@ def mark_of_bytes(image: bytes | Pixels) -> int:
     return mixed(len(data), zlib.crc32(data))
 
 
-class Joined:
+class Joined(Says):
     """Several sources one after another."""
 
     def __init__(self, sources: Sequence[Source]) -> None:
@@ -113,7 +173,7 @@ class Joined:
         self.samples = Chosen([source.samples for source in sources], _part_and_sample)
         self.left_out = Strings(name for source in sources for name in source.left_out)
         self.held_bytes = sum(map(held_bytes, sources))
-        self._sources = sources
+        self._inner = self._sources = list(sources)
 
     def read(self, sample: Sample) -> bytes | Pixels:
         """What the sample's own source reads."""
@@ -128,7 +188,7 @@ class Joined:
         return mark_of(self._sources[index], own)
 
 
-class Subset:
+class Subset(Says):
     """Some images of a source, in the order of the given positions."""
 
     left_out = ()
@@ -137,7 +197,7 @@ class Subset:
         self.name = name
         self.samples = Chosen([source.samples], _own_key, positions)
         self.held_bytes = held_bytes(source)
-        self._source = source
+        self._inner = self._source = source
 
     def read(self, sample: Sample) -> bytes | Pixels:
         """What the source reads."""

@@ -12,7 +12,7 @@ from resnet_infer.backends.load import Model
 from resnet_infer.console import note
 from resnet_infer.data.classes import class_indices
 from resnet_infer.data.samples import labels_of as labels_in
-from resnet_infer.data.source import Source
+from resnet_infer.data.source import Source, said
 from resnet_infer.errors import UsageError
 from resnet_infer.spec.labels import Labels, folded
 
@@ -29,7 +29,7 @@ def naming(labels: Labels | None, source: Source, truth: Sequence[int] | None) -
     """The name of a class by its index: the model's, or else the source's, or None."""
     if labels:
         return lambda index: labels.names[index]
-    own: Sequence[str] = getattr(source, "class_names", ())
+    own: Sequence[str] = said(source, "class_names", ())
     label_of = dict(zip(truth or (), labels_in(source.samples), strict=False))
     if own:  # the data numbers its classes and names the numbers
         label_of = {k: own[int(v)] if v and v.isdecimal() and int(v) < len(own) else v for k, v in label_of.items()}

@@ -3,6 +3,7 @@
 ImageNet's names are torchvision's and its synset ids are WordNet's, in the usual sorted order of the ids.
 """
 
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -122,8 +123,8 @@ def default_labels(classes: int, stem: str) -> Labels | None:
 
 
 def folded(name: str) -> str:
-    """A name without its case and its separators, by which names are matched."""
-    return name.casefold().replace("_", " ").replace("-", " ").strip()
+    """A name without its case, its separators and its Unicode form, by which names are matched."""
+    return unicodedata.normalize("NFC", name).casefold().replace("_", " ").replace("-", " ").strip()
 
 
 def _some(names: Sequence[str], most: int = 6) -> str:

@@ -31,6 +31,8 @@ class Files:
         self.name = name
         self.samples = samples
         self.left_out = left_out
+        self.labels_are_indices = False
+        """Of a list of files: a number there is a class index, in a folder's name it may not be."""
 
     def read(self, sample: Sample) -> bytes:
         """The file's bytes."""

@@ -40,6 +40,7 @@ class ParquetImages:
     """The rows of one or more files."""
 
     left_out: Sequence[str] = ()
+    labels_are_indices = True
 
     def __init__(self, name: str, paths: Sequence[str]) -> None:
         _pyarrow()

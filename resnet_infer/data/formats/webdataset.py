@@ -28,6 +28,8 @@ MAX_CLASS_BYTES, MAX_JSON_BYTES = 2**12, 2**20
 class Shards:
     """Images of several tar files, in the order of the files and in theirs."""
 
+    labels_are_indices = True
+
     def __init__(self, name: str, paths: Sequence[str]) -> None:
         self.name = name
         self.left_out = Strings()
