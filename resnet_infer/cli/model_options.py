@@ -46,7 +46,11 @@ class Input(GraphOutput):
     ] = None
     labels: Annotated[
         Path | None,
-        typer.Option("--labels", help="Class names in order, one a line, or id<TAB>name.", metavar="FILE"),
+        typer.Option(
+            "--labels",
+            help="Class names: one a line in order, id<TAB>name, JSON (list, map, imagenet_class_index, id2label).",
+            metavar="FILE",
+        ),
     ] = None
     no_verify: Annotated[
         bool, typer.Option("--no-verify", help="Use the model though checksums in its file are wrong.")
@@ -60,7 +64,7 @@ class Input(GraphOutput):
     def overrides(self) -> "Overrides":
         """What goes over the model's file; raises UsageError."""
         from resnet_infer.model.checkpoints import Overrides
-        from resnet_infer.spec.labels import labels_from_file
+        from resnet_infer.spec.label_files import labels_from_file
 
         return Overrides(
             arch=getattr(self, "arch", None),

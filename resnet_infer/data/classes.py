@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from resnet_infer.console import note
 from resnet_infer.data.imagenet import image_number
-from resnet_infer.data.samples import labels_of as labels_in
 from resnet_infer.data.numbering import by_order, check_folders, check_indices, names_in
+from resnet_infer.data.samples import labels_of as labels_in
 from resnet_infer.data.source import Source, said
 from resnet_infer.errors import DataError
 from resnet_infer.spec.labels import Labels, imagenet1k, index_by_order

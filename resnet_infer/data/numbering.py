@@ -75,8 +75,8 @@ def check_folders(names: Sequence[str], classes: int, where: str, *, named: bool
     if not named and len(names) == classes and [int(name) for name in in_text] != list(range(classes)):
         at = next(at for at, name in enumerate(in_text) if int(name) != at)
         raise DataError(
-            f"{where}: folder '{in_text[at]}' is class {int(in_text[at])} by its number, or class {at} in sorted order, "
-            f"as torchvision's ImageFolder numbers folders, and the model does not say its class names; {REMEDY}"
+            f"{where}: folder '{in_text[at]}' is class {int(in_text[at])} by its number, or class {at} in sorted order "
+            f"(torchvision's ImageFolder), and the model does not say its class names; {REMEDY}"
         )
 
 

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from resnet_infer.errors import DataError, UsageError
@@ -91,26 +90,6 @@ def imagenet1k() -> Labels:
     text = (resources.files("resnet_infer") / "imagenet1k.tsv").read_text("utf-8")
     rows = [line.split("\t") for line in text.splitlines()]
     return Labels(names=tuple(row[1] for row in rows), ids=tuple(row[0] for row in rows))
-
-
-def labels_from_file(path: Path) -> Labels:
-    """Class names from a text file, one a line in index order; `id<TAB>name` gives ids too."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-        rows = [line.split("\t") for line in data.decode("utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot read class names ({error}); give a text file with one name a line") from error
-    if len(data) > MAX_BYTES or any(len(text) > MAX_NAME for row in rows for text in row):
-        raise UsageError(f"{path}: over {MAX_BYTES:,} bytes, or a name over {MAX_NAME:,}; give one name a line")
-    if not 1 <= len(rows) <= MAX_CLASSES:
-        raise UsageError(f"{path}: {len(rows)} class names; give one name a line")
-    widths = {len(row) for row in rows}
-    if widths == {1}:
-        return Labels(names=tuple(row[0].strip() for row in rows))
-    if widths == {2}:
-        return Labels(names=tuple(row[1].strip() for row in rows), ids=tuple(row[0].strip() for row in rows))
-    raise UsageError(f"{path}: every line must be `name` or `id<TAB>name`, all alike")
 
 
 def default_labels(classes: int, stem: str) -> Labels | None:

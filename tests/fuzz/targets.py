@@ -22,7 +22,7 @@ from resnet_infer.model.checkpoints import load_checkpoint
 from resnet_infer.pipeline.decode import decode
 from resnet_infer.spec.catalogue import spec_from_name
 from resnet_infer.spec.engine_manifest import EngineRecord
-from resnet_infer.spec.labels import labels_from_file
+from resnet_infer.spec.label_files import labels_from_file
 from resnet_infer.spec.manifest import KEY, Manifest
 from resnet_infer.train.recipe import read_toml
 
