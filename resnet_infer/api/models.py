@@ -8,7 +8,8 @@ from resnet_infer.backends.base import RunOptions
 from resnet_infer.backends.load import Model, open_model
 from resnet_infer.errors import UsageError
 from resnet_infer.model.checkpoints import Overrides
-from resnet_infer.spec.labels import Labels, labels_from_file
+from resnet_infer.spec.label_files import labels_from_file
+from resnet_infer.spec.labels import Labels
 from resnet_infer.spec.manifest import Scores
 from resnet_infer.spec.preprocessing import ChannelOrder, ChannelValues, InputRange, Interpolation
 

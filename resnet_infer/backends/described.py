@@ -15,7 +15,8 @@ from urllib.parse import parse_qsl, quote, urlencode
 from resnet_infer.backends.base import RunOptions
 from resnet_infer.errors import UnknownNameError, UsageError
 from resnet_infer.model.checkpoints import Overrides
-from resnet_infer.spec.labels import Labels, labels_from_file
+from resnet_infer.spec.label_files import labels_from_file
+from resnet_infer.spec.labels import Labels
 from resnet_infer.spec.precisions import Precision
 from resnet_infer.spec.preprocessing import ChannelValues, channel_values
 

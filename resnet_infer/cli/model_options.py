@@ -48,7 +48,7 @@ class Input(GraphOutput):
         Path | None,
         typer.Option(
             "--labels",
-            help="Class names: one a line in order, id<TAB>name, JSON (list, map, imagenet_class_index, id2label).",
+            help="Class names: lines in order, id<TAB>name, JSON, or a config.json.",
             metavar="FILE",
         ),
     ] = None

@@ -7,7 +7,8 @@ import pytest
 from torchvision.models import ResNet50_Weights
 
 from resnet_infer.errors import DataError, UsageError
-from resnet_infer.spec.labels import CIFAR10_NAMES, Labels, default_labels, imagenet1k, index_by_order, labels_from_file
+from resnet_infer.spec.label_files import labels_from_file
+from resnet_infer.spec.labels import CIFAR10_NAMES, Labels, default_labels, imagenet1k, index_by_order
 
 CIFAR10 = Labels(names=CIFAR10_NAMES)
 CRANES = Labels(names=("crane", "crane", "tank suit"), ids=("n02012849", "n03126707", "n03710721"))
