@@ -27,6 +27,9 @@ def class_indices(source: Source, labels: Labels | None, classes: int) -> Sequen
     count = len(source.samples)
     given = Counter(labels_in(source.samples))
     missing = given.pop(None, 0)
+    if missing == count and labels and (alone := _one_class(source, labels)) is not None:
+        note(f"{source.name}: all {count} images are of one class, '{labels.names[alone]}': the errors are its alone")
+        return array("i", [alone]) * count
     if missing == count:
         where = _single_folder(source)
         hint = GROUND_TRUTH if image_number(source.samples[0].name) else ""
@@ -66,7 +69,10 @@ def _index_of(names: Sequence[str], source: Source, labels: Labels | None, class
     if labels:
         index = labels.index_of(names, source.name)
         if numbers and any(int(name) == at for name, at in index.items()) and not _are_names(names, labels):
-            (check_indices if indices else _check_named)(names, classes, source.name)
+            if indices:
+                check_indices(names, classes, source.name)
+                return index
+            check_folders(names, classes, source.name, named=True)
             note(f"{source.name}: its {len(names)} numbers are taken for class indices from 0: {_first(names, index)}")
         return index
     if indices:
@@ -83,10 +89,6 @@ def _index_of(names: Sequence[str], source: Source, labels: Labels | None, class
         f"{_first(sorted(index, key=index.__getitem__), index)} (--labels FILE states them)"
     )
     return index
-
-
-def _check_named(names: Sequence[str], classes: int, where: str) -> None:
-    check_folders(names, classes, where, named=True)
 
 
 def _are_names(numbers: Sequence[str], labels: Labels) -> bool:
@@ -162,6 +164,18 @@ def labels_of(source: Source) -> Labels:
         name_of = dict(zip(known.ids, known.names, strict=True))
         return Labels(names=tuple(name_of[name] for name in names), ids=tuple(names))
     return Labels(names=tuple(names))
+
+
+def _one_class(source: Source, labels: Labels) -> int | None:
+    """The class that all images' one folder is named after, if the model knows one by that name."""
+    folders = {sample.name.replace("\\", "/").rpartition("/")[0] for sample in source.samples}
+    name = folders.pop().rpartition("/")[2] if len(folders) == 1 else ""
+    if not name or name.isdecimal():
+        return None
+    try:
+        return labels.index_of([name], source.name)[name]
+    except DataError:
+        return None
 
 
 def _single_folder(source: Source) -> str:

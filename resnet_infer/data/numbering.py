@@ -21,12 +21,15 @@ def by_order(names: Sequence[str], order: str, classes: int, where: str) -> dict
     Raises DataError if the folders do not fit the order, UsageError if a file of names cannot be used.
     """
     if order == NUMERIC:
+        if len(names) == classes and all(name.isdecimal() for name in names):
+            order_of = {name: index for index, name in enumerate(sorted(names, key=int))}
+            return _each_once(order_of, names, where)
         bad = [name for name in names if not name.isdecimal() or int(name) >= classes]
         if bad:
             raise DataError(
                 f"{where}: --class-order numeric, but '{bad[0]}' is no class number from 0 to {classes - 1}"
             )
-        return _each_once({name: int(name) for name in names}, where)
+        return _each_once({name: int(name) for name in names}, names, where)
     if order == SORTED:
         if len(names) != classes:
             raise DataError(
@@ -71,12 +74,13 @@ def check_folders(names: Sequence[str], classes: int, where: str, *, named: bool
             f"classes: '1' is class 1 if they count from 0 and class 0 is missing, or class 0 if they count from 1 and "
             f"class {numbers[-1] + 1} is missing; {REMEDY}"
         )
-    in_text = sorted(names)
-    if not named and len(names) == classes and [int(name) for name in in_text] != list(range(classes)):
-        at = next(at for at, name in enumerate(in_text) if int(name) != at)
+    in_text, by_number = sorted(names), sorted(names, key=int)
+    if not named and len(names) == classes and in_text != by_number:
+        at = next(at for at, name in enumerate(in_text) if name != by_number[at])
         raise DataError(
-            f"{where}: folder '{in_text[at]}' is class {int(in_text[at])} by its number, or class {at} in sorted order "
-            f"(torchvision's ImageFolder), and the model does not say its class names; {REMEDY}"
+            f"{where}: folder '{in_text[at]}' is class {by_number.index(in_text[at])} in the order of the numbers, or "
+            f"class {at} in sorted order (torchvision's ImageFolder), and the model does not say its class names; "
+            f"{REMEDY}"
         )
 
 
@@ -92,7 +96,7 @@ def check_indices(names: Sequence[str], classes: int, where: str) -> None:
         raise DataError(f"{where}: label {numbers[-1]} is no class index of a model of {classes} classes")
 
 
-def _each_once(index: dict[str, int], where: str) -> dict[str, int]:
-    if len(set(index.values())) != len(index):
+def _each_once(index: dict[str, int], names: Sequence[str], where: str) -> dict[str, int]:
+    if len({int(name) for name in names}) != len(names):
         raise DataError(f"{where}: several folders are one number, as '1' and '01'; merge or rename them")
     return index

@@ -81,7 +81,9 @@ def index_by_order(folders: Sequence[str], classes: int, where: str) -> dict[str
             "and does not say their names; give them in order, one a line, with --labels FILE"
         )
     if all(folder.isdecimal() for folder in folders):
-        return Labels(names=tuple(map(str, range(classes)))).index_of(folders, where)
+        if len({int(folder) for folder in folders}) != len(folders):
+            raise DataError(f"{where}: several folders are one number, as '1' and '01'; merge or rename them")
+        return {folder: index for index, folder in enumerate(sorted(folders, key=int))}
     return {folder: index for index, folder in enumerate(sorted(folders))}
 
 

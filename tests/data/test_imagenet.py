@@ -15,6 +15,7 @@ from torchvision.datasets import imagenet as torchvisions
 from resnet_infer.data.classes import class_indices
 from resnet_infer.data.imagenet import image_number, read_real_labels, read_synsets, real_sets, with_ground_truth
 from resnet_infer.data.open import open_source
+from resnet_infer.data.reading import Reading
 from resnet_infer.data.source import Source
 from resnet_infer.errors import DataError, UsageError
 from resnet_infer.spec.labels import Labels, imagenet1k
@@ -234,6 +235,7 @@ def test_the_folders_of_imagenet_v2_are_class_indices(tmp_path: Path) -> None:
         (tmp_path / "imagenetv2" / str(index)).mkdir(parents=True)
         (tmp_path / "imagenetv2" / str(index) / "image.jpeg").write_bytes(b"")
     source = open_source(tmp_path)
-    for labels in (imagenet1k(), None):
-        indices = class_indices(source, labels, 1000)
+    numeric = open_source(tmp_path, reading=Reading(class_order="numeric"))
+    for labels, given in ((imagenet1k(), source), (None, numeric)):
+        indices = class_indices(given, labels, 1000)
         assert [str(index) for index in indices] == [Path(sample.name).parts[-2] for sample in source.samples]
