@@ -109,8 +109,9 @@ def test_order_serves_only_a_model_without_names_and_as_many_folders() -> None:
 def test_order_of_numbered_folders_is_that_of_the_numbers() -> None:
     folders = [str(n) for n in range(12)]
     assert index_by_order(sorted(folders), 12, "here") == {folder: int(folder) for folder in folders}
-    with pytest.raises(DataError):
-        index_by_order(["1", "2"], 2, "here")
+    assert index_by_order(["2", "1"], 2, "here") == {"1": 0, "2": 1}
+    with pytest.raises(DataError, match="one number"):
+        index_by_order(["1", "01"], 2, "here")
 
 
 def test_labels_from_a_file_of_names(tmp_path: Path) -> None:
