@@ -3,6 +3,7 @@
 ImageNet's names are torchvision's and its synset ids are WordNet's, in the usual sorted order of the ids.
 """
 
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -122,8 +123,9 @@ def default_labels(classes: int, stem: str) -> Labels | None:
 
 
 def folded(name: str) -> str:
-    """A name without its case and its separators, by which names are matched."""
-    return name.casefold().replace("_", " ").replace("-", " ").strip()
+    """A name without its case and its separators, in one Unicode form, by which names are matched."""
+    folded_case = unicodedata.normalize("NFC", name).casefold()
+    return unicodedata.normalize("NFC", folded_case).replace("_", " ").replace("-", " ").strip()
 
 
 def _some(names: Sequence[str], most: int = 6) -> str:
