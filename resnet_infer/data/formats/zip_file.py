@@ -171,7 +171,9 @@ def _unpack(packed: bytes, member: ZipEntry) -> bytes:
     if member.method == 14:
         return _lzma(packed, most)
     named = f" ({METHODS[member.method]})" if member.method in METHODS else ""
-    raise DataError(f"is packed in the zip file by method {member.method}{named}, which is not read; pack it by deflate")
+    raise DataError(
+        f"is packed in the zip file by method {member.method}{named}, which is not read; pack it by deflate"
+    )
 
 
 def _lzma(packed: bytes, most: int) -> bytes:
