@@ -54,6 +54,7 @@ def compare(
         check_page(page)
     from resnet_infer.backends.described import cut
     from resnet_infer.console import note, progress
+    from resnet_infer.data.left_out import note_left_out
     from resnet_infer.data.open import open_source
     from resnet_infer.evaluation.compare import compare_models, compare_predictions
     from resnet_infer.report.thumbnails import thumbnails
@@ -62,6 +63,8 @@ def compare(
     if any(kept) and not all(kept):
         raise UsageError(f"{a} and {b}: one is a predictions file; give two of them, or two models")
     source = open_source(data, reading=labelled.reading()) if data else None
+    if source:
+        note_left_out(source)
     if all(kept):
         found = compare_predictions(Path(a), Path(b), views.names if views.asked else ())
     elif source is None:

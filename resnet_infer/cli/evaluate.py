@@ -108,8 +108,9 @@ def evaluate(
     run.check()
     if "WORLD_SIZE" in os.environ:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost process is one line of ours, not a stack trace
-    from resnet_infer.console import emit, mute, note, progress, say, visible
+    from resnet_infer.console import emit, mute, progress, say, visible
     from resnet_infer.data.imagenet import real_sets, with_ground_truth
+    from resnet_infer.data.left_out import left_out_record, note_left_out
     from resnet_infer.data.open import open_source
     from resnet_infer.distributed.group import processes
     from resnet_infer.environment import environment
@@ -124,9 +125,8 @@ def evaluate(
             mute()
         members = open_members(model, run_model, views, None if group.world == 1 else str(group.device))
         source = open_source(data, reading=labelled.reading())
-        if source.left_out:
-            left_out = f"{len(source.left_out)} files are no images by their suffix, as {source.left_out[0]}"
-            note(f"{data}: {left_out}; left out")
+        note_left_out(source)
+        left_out = left_out_record(source)
         if run.ground_truth:
             source = with_ground_truth(source, run.ground_truth, run.synsets)
         first = members[0].model.manifest
@@ -152,7 +152,7 @@ def evaluate(
         if form == "table":
             say(eval_table(visible(results)))
         elif form == "json":
-            emit(text.as_json({"environment": environment(), "rows": records}))
+            emit(text.as_json({"environment": environment(), "left_out": left_out, "rows": records}))
         else:
             emit(text.as_json_lines(records) if form == "jsonl" else text.as_csv(records))
     finally:  # neither result depends on the other's being written

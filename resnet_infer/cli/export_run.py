@@ -14,6 +14,7 @@ from resnet_infer.cli import export_options
 from resnet_infer.cli.export_options import Flags
 from resnet_infer.cli.options import sides
 from resnet_infer.console import progress, working
+from resnet_infer.data.left_out import note_left_out
 from resnet_infer.data.open import open_source
 from resnet_infer.data.source import Source
 from resnet_infer.errors import UsageError
@@ -186,6 +187,7 @@ def _reference(request: ExportRequest, onnx_path: Path) -> Model:
 def _images(path: str, given: Flags) -> Source:
     """The images at a path; those that can be read, if that is what was asked for."""
     source = open_source(path)
+    note_left_out(source)
     return readable(source) if given.on_error == "skip" else source
 
 

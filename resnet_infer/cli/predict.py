@@ -73,7 +73,9 @@ def predict(
     ] = "fail",
     top_k: Annotated[int, typer.Option(help="Classes to show.", min=1, metavar="N")] = 5,
 ) -> None:
-    """Print the best classes of images. An unreadable image is a record with its error, and exit code 1.
+    """Print the best classes of images. An unreadable image or input is a record with its error, and exit code 1.
+
+    Files that are no images by their suffix are left out, and counted on stderr in every --format.
 
     With --engine ray the records are written as Parquet, a row an image, in no order.
     """
@@ -82,11 +84,13 @@ def predict(
     if len(views.names) > 1:
         raise UsageError(f"predict uses one protocol; got {', '.join(views.names)}")
     from resnet_infer.console import emit, note, note_damaged, progress, say, visible
+    from resnet_infer.data.left_out import note_left_out
     from resnet_infer.data.open import open_inputs
     from resnet_infer.evaluation.predict import predict as run
 
     opener = partial(run_model.open, model, dense=views.dense)
-    source = open_inputs(inputs, sys.stdin.buffer, reading=pictures.reading())
+    source = open_inputs(inputs, sys.stdin.buffer, reading=pictures.reading(), keep_going=True)
+    note_left_out(source)
     opened = opener()
     (test,) = views.protocols(opened.manifest)
     how = loading.value() if on_error == "fail" else loading.value().guarded()

@@ -77,6 +77,7 @@ def train(
     values = {name: value for name, value in given.items() if value is not None}
     if "drops" in values:
         values["drops"] = _numbers(values["drops"])
+    from resnet_infer.data.left_out import note_left_out
     from resnet_infer.data.open import open_inputs, open_source
     from resnet_infer.pipeline.readable import readable
     from resnet_infer.report.training import PAGE, write_curves
@@ -87,6 +88,9 @@ def train(
     with exclusive(folder):
         source = open_inputs(data, sys.stdin.buffer, "train")
         testing = open_source(test_data) if test_data else _own_test_part(data)
+        for given in (source, testing):
+            if given is not None:
+                note_left_out(given)
         if on_error == "skip":
             source = readable(source, workers=workers)
             testing = readable(testing, workers=workers) if testing else None

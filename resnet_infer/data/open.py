@@ -11,12 +11,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO
 
+from resnet_infer.data.formats.compressed import refuse_compressed
 from resnet_infer.data.formats.folders import IMAGE_SUFFIXES, Files, folder_tree
 from resnet_infer.data.formats.zip_file import MAX_BYTES
 from resnet_infer.data.patterns import matching
 from resnet_infer.data.reading import AS_IT_IS, Reading
 from resnet_infer.data.samples import LabelColumn, Lazy, Samples, Strings
-from resnet_infer.data.source import Joined, Memory, Ordered, Part, Source
+from resnet_infer.data.source import Joined, Memory, Ordered, Part, Source, Unopened
 from resnet_infer.data.splits import NAMES, files_of, in_split
 from resnet_infer.errors import DataError, UsageError
 from resnet_infer.files import NOT_REGULAR, open_regular
@@ -85,6 +86,7 @@ def _source_at(where: Path, path: str, part: Part, reading: Reading) -> Source:
         return _of_split(source, reading)
     if suffix == parquet_images.SUFFIX:
         return parquet_images.ParquetImages(path, [path])
+    refuse_compressed(path)
     if where.name.lower().endswith(TAR_SUFFIXES):
         return (
             webdataset.Shards(path, [path])
@@ -133,19 +135,36 @@ def _kind(path: str) -> str:
     return kind if kind and os.path.isfile(path) else ""
 
 
-def open_inputs(inputs: Sequence[str], stdin: BinaryIO, part: Part = "test", reading: Reading = AS_IT_IS) -> Source:
+def open_inputs(
+    inputs: Sequence[str],
+    stdin: BinaryIO,
+    part: Part = "test",
+    reading: Reading = AS_IT_IS,
+    *,
+    keep_going: bool = False,
+) -> Source:
     """All of a command's inputs in order: paths, patterns like 'photos/*.jpg', and `-` for standard input.
 
-    Standard input is one encoded image, or text with a path a line.
+    Standard input is one encoded image, or text with a path a line. With `keep_going`, an input that cannot be opened
+    is an image that cannot be read, unless none can. Raises DataError, and UsageError for what standard input has.
     """
     sources: list[Source] = []
+    first: DataError | None = None
     for given in inputs:
-        if given == "-":
-            sources += _standard_input(stdin, reading)
-        elif given and not Path(given).exists() and (paths := matching(given)):
-            sources += _opened(paths, part, reading)
-        else:
-            sources.append(open_source(given, part, reading))
+        try:
+            if given == "-":
+                sources += _standard_input(stdin, reading)
+            elif given and not Path(given).exists() and (paths := matching(given)):
+                sources += _opened(paths, part, reading)
+            else:
+                sources.append(open_source(given, part, reading))
+        except DataError as error:
+            if not keep_going:
+                raise
+            first = first or error
+            sources.append(Unopened(given, str(error)))
+    if first and all(isinstance(source, Unopened) for source in sources):
+        raise first
     return sources[0] if len(sources) == 1 else Joined(sources)
 
 

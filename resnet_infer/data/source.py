@@ -159,6 +159,21 @@ class Memory:
         return mark_of_bytes(self._images[sample.key])
 
 
+class Unopened:
+    """An input that cannot be opened, as one image that cannot be read: the others of a command go on."""
+
+    left_out = ()
+
+    def __init__(self, name: str, error: str) -> None:
+        self.name = name
+        self.samples = [Sample(name=name)]
+        self._error = error.removeprefix(f"{name}: ")
+
+    def read(self, sample: Sample) -> bytes:
+        """Raises DataError."""
+        raise DataError(self._error)
+
+
 def mark_of_bytes(image: bytes | Pixels) -> int:
     """Of an image that is in memory."""
     data = image if isinstance(image, bytes) else image.tobytes()

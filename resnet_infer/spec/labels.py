@@ -104,8 +104,9 @@ def default_labels(classes: int, stem: str) -> Labels | None:
 
 
 def folded(name: str) -> str:
-    """A name without its case, its separators and its Unicode form, by which names are matched."""
-    return unicodedata.normalize("NFC", name).casefold().replace("_", " ").replace("-", " ").strip()
+    """A name without its case and its separators, in one Unicode form, by which names are matched."""
+    folded_case = unicodedata.normalize("NFC", name).casefold()
+    return unicodedata.normalize("NFC", folded_case).replace("_", " ").replace("-", " ").strip()
 
 
 def _some(names: Sequence[str], most: int = 6) -> str:

@@ -5,9 +5,11 @@ is an airplane. The order is that of the names, folder by folder, so that a tree
 """
 
 import os
+import unicodedata
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ IMAGE_SUFFIXES = {
     ".ppm", ".tga", ".tif", ".tiff", ".webp",
 }  # fmt: skip
 ARCHIVE_SUFFIXES = (".zip", ".tar")
+MAX_LINKED = 100_000
+"""Folders reached through links; links among folders can make more paths than there are atoms."""
 
 
 class Files:
@@ -37,7 +41,7 @@ class Files:
     def read(self, sample: Sample) -> bytes:
         """The file's bytes."""
         try:
-            with open_regular(sample.key) as file:
+            with open_regular(_as_kept(sample.key)) as file:
                 data = file.read(MAX_BYTES + 1)
         except ValueError as error:  # a NUL in it
             raise DataError(f"no path can be so named ({error})") from error
@@ -47,7 +51,7 @@ class Files:
 
     def mark(self, sample: Sample) -> int:
         """Of its size and when it was written."""
-        status = os.stat(sample.key)
+        status = os.stat(_as_kept(sample.key))
         return mixed(status.st_size, status.st_mtime_ns)
 
 
@@ -129,22 +133,35 @@ def classified(entries: Sequence[tuple[str, Any]]) -> tuple[Sequence[Sample], Se
 def folder_tree(root: Path) -> tuple[Samples, Strings]:
     """The images of a folder, keyed by their paths, and the files left out; raises DataError or OSError."""
     tree = Tree(0)
-    for name, plain in _walk(os.fspath(root), "", set()):
+    for name, plain in _walk(os.fspath(root), "", frozenset(), count(1), linked=False):
         tree.add(name, () if plain else None)
     found = tree.samples(prefix="" if root == Path() else os.path.join(root, ""))
     return Samples(found.names, found.labels, found.names), tree.left_out
 
 
-def _walk(folder: str, inside: str, above: set[str]) -> Iterator[tuple[str, bool]]:
+def _as_kept(path: str) -> str:
+    """The path, or where there is none its other Unicode form, NFC or NFD: macOS and Linux spell an accent apart."""
+    if path.isascii() or os.path.lexists(path):
+        return path
+    others = (unicodedata.normalize("NFC", path), unicodedata.normalize("NFD", path))
+    return next((other for other in others if os.path.lexists(other)), path)
+
+
+def _walk(
+    folder: str, inside: str, above: frozenset[str], links: Iterator[int], *, linked: bool
+) -> Iterator[tuple[str, bool]]:
     """(path relative to the root, whether it is no pipe or device) of a folder's files in order.
 
-    A link to a folder already seen is not followed.
+    Links to folders are followed, as os.walk(followlinks=True) does, but for one to a folder that it lies in.
     """
     real = os.path.realpath(folder)
     if real in above:
         return
-    above.add(real)
+    if linked and next(links) > MAX_LINKED:
+        raise DataError(f"{folder}: links lead to more than {MAX_LINKED:,} folders; take out links among folders")
+    above |= {real}
     folders: set[str] = set()
+    followed: set[str] = set()
     odd: set[str] = set()
     names = []
     try:
@@ -154,6 +171,8 @@ def _walk(folder: str, inside: str, above: set[str]) -> Iterator[tuple[str, bool
                 with suppress(OSError):  # a link to itself; reading it will say so
                     if entry.is_dir():
                         folders.add(entry.name)
+                        if linked or entry.is_symlink():
+                            followed.add(entry.name)
                     elif not entry.is_file() and os.path.exists(entry):
                         odd.add(entry.name)
     except OSError as error:
@@ -162,7 +181,7 @@ def _walk(folder: str, inside: str, above: set[str]) -> Iterator[tuple[str, bool
     while names:  # letting go of each, so that the list and what it becomes are never both whole
         name = names.pop()
         if name in folders:
-            yield from _walk(f"{folder}/{name}", f"{inside}{name}/", above)
+            yield from _walk(f"{folder}/{name}", f"{inside}{name}/", above, links, linked=name in followed)
         else:
             yield inside + name, name not in odd
 

@@ -21,6 +21,9 @@ END, END_64, LOCATOR_64 = struct.Struct("<4s4H2LH"), struct.Struct("<4sQ2H2L4Q")
 RECORD, LOCAL = struct.Struct("<4s4B4HL2L5H2L"), struct.Struct("<4s2B4HL2L2H")
 FULL_32 = 0xFFFFFFFF
 ENCRYPTED, UTF_8 = 0x1, 0x800
+WINDOWS = (0, 6, 10, 14)
+"""Systems whose names have no backslash in them: FAT, HPFS, NTFS, VFAT. Some tools there write it for a slash."""
+METHODS = {1: "shrinking", 6: "implosion", 9: "Deflate64", 93: "Zstandard", 95: "xz", 96: "JPEG", 98: "PPMd"}
 BUFFER = 2**18
 
 
@@ -135,6 +138,8 @@ def _record(head: bytes, file: Any) -> tuple[ZipEntry, int]:
     if FULL_32 in (packed, size, offset):
         size, packed, offset = _wide(more, size, packed, offset)
     text = raw_name.decode("utf-8", "surrogateescape") if flags & UTF_8 else raw_name.decode("cp437")
+    if fields[2] in WINDOWS:
+        text = text.replace("\\", "/")
     member = ZipEntry(text.split("\0")[0], raw_name, flags, method, crc, packed, size, offset)
     return member, RECORD.size + name + extra + comment
 
@@ -165,7 +170,10 @@ def _unpack(packed: bytes, member: ZipEntry) -> bytes:
         return bz2.BZ2Decompressor().decompress(packed, most)
     if member.method == 14:
         return _lzma(packed, most)
-    raise DataError(f"is packed in the zip file by method {member.method}, which is not read; pack it by deflate")
+    named = f" ({METHODS[member.method]})" if member.method in METHODS else ""
+    raise DataError(
+        f"is packed in the zip file by method {member.method}{named}, which is not read; pack it by deflate"
+    )
 
 
 def _lzma(packed: bytes, most: int) -> bytes:
