@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO
 
-from resnet_infer.data.formats.folders import IMAGE_SUFFIXES, Files, folder_tree
+from resnet_infer.data.formats.folders import Files, folder_tree
 from resnet_infer.data.formats.zip_file import MAX_BYTES
 from resnet_infer.data.patterns import matching
 from resnet_infer.data.reading import AS_IT_IS, Reading
@@ -19,6 +19,7 @@ from resnet_infer.data.samples import LabelColumn, Lazy, Samples, Strings
 from resnet_infer.data.source import Joined, Memory, Part, Source
 from resnet_infer.errors import DataError, UsageError
 from resnet_infer.files import NOT_REGULAR, open_regular
+from resnet_infer.spec.image_formats import IMAGE_SUFFIXES
 
 LIST_SUFFIXES = (".txt", ".tsv", ".lst", ".list")
 MAX_LIST_BYTES = 2**30
