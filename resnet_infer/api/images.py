@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from resnet_infer.data.open import open_inputs, open_source
 from resnet_infer.data.reading import Reading
 from resnet_infer.data.source import Joined, Memory, Pixels, Source
 from resnet_infer.errors import ImageError, UsageError
-from resnet_infer.pipeline.decode import to_rgb
+from resnet_infer.pipeline.rgb import upright_rgb
 
 Path = str | os.PathLike[str]
 Images = Path | Image.Image | Pixels | Tensor | Source | Iterable[Path | Image.Image | Pixels | Tensor]
@@ -67,7 +67,7 @@ def _in_memory(images: list[Any], first: int) -> Memory:
 def _pixels(image: Any, name: str) -> Pixels:
     if isinstance(image, Image.Image):
         try:
-            return np.array(to_rgb(ImageOps.exif_transpose(image)))
+            return upright_rgb(image)
         except (ImageError, OSError) as error:
             raise ImageError(f"{name}: {error}") from error
     if isinstance(image, Tensor):

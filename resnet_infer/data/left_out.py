@@ -31,4 +31,7 @@ def note_left_out(source: Source) -> None:
 
 def left_out_record(source: Source) -> dict[str, Any]:
     """For JSON: how many files were left out, and the names of at most `NAMED`."""
-    return {"files": len(source.left_out), "names": [name for name, _ in zip(source.left_out, range(NAMED))]}
+    return {
+        "files": len(source.left_out),
+        "names": [name for name, _ in zip(source.left_out, range(NAMED), strict=False)],
+    }

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from resnet_infer.data.formats.compressed import refuse_compressed
-from resnet_infer.data.formats.folders import IMAGE_SUFFIXES, Files, folder_tree
+from resnet_infer.data.formats.folders import Files, folder_tree
 from resnet_infer.data.formats.zip_file import MAX_BYTES
 from resnet_infer.data.patterns import matching
 from resnet_infer.data.reading import AS_IT_IS, Reading
@@ -21,6 +21,7 @@ from resnet_infer.data.source import Joined, Memory, Ordered, Part, Source, Unop
 from resnet_infer.data.splits import NAMES, files_of, in_split
 from resnet_infer.errors import DataError, UsageError
 from resnet_infer.files import NOT_REGULAR, open_regular
+from resnet_infer.spec.image_formats import IMAGE_SUFFIXES
 
 LIST_SUFFIXES = (".txt", ".tsv", ".lst", ".list")
 MAX_LIST_BYTES = 2**30

@@ -1,7 +1,7 @@
-"""What libjpeg-turbo says of files that it decodes though they are damaged.
+"""What libjpeg-turbo and libtiff say of files that they decode though they are damaged.
 
-It writes to the process's standard error, and torchvision leaves it to that, so standard error is listened to while it
-decodes. Of a damage that it does not notice, as a flipped bit that is another valid code, nobody hears.
+They write to the process's standard error, and torchvision and Pillow leave it to that, so standard error is listened
+to while they decode. Of a damage that it does not notice, as a flipped bit that is another valid code, nobody hears.
 """
 
 import os
@@ -11,17 +11,23 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_WARNING = re.compile(
+LIBJPEG = re.compile(
     rb"(?:Corrupt JPEG data|Premature end of JPEG file|Inconsistent progression|Invalid SOS parameters|Warning:)[^\n]*"
 )
 """How its warnings begin: jerror.h. What else is written meanwhile, by another thread, is passed on."""
+LIBTIFF = re.compile(
+    rb"^(?:TIFF\w+|_?TIFF\w*|\w+(?:Decode\w*|Strip\w*|Tile\w*|Setup\w*|PreDecode|State)|LogLuv\w*|Fax\w*|JPEGLib"
+    rb"|LZMA\w*|ZSTD\w*|WebP\w*|PixarLog\w*|OJPEG\w*|tempfile\.tif|[\w.-]+\.tiff?): [^\n]*",
+    re.MULTILINE,
+)
+"""A line of libtiff names its function, or Pillow's name for the file."""
 _lock = threading.Lock()
 _ears: dict[int, int] = {}
 """An anonymous file for each process; a forked one must not share its parent's."""
 
 
 @contextmanager
-def listening() -> Iterator[list[str]]:
+def listening(warnings: re.Pattern[bytes] = LIBJPEG) -> Iterator[list[str]]:
     """Yields a list that has the warnings of what was decoded in the body when that is over."""
     heard: list[str] = []
     with _lock:
@@ -41,8 +47,8 @@ def listening() -> Iterator[list[str]]:
                 said = os.read(ear, size)
                 os.ftruncate(ear, 0)
                 os.lseek(ear, 0, os.SEEK_SET)
-                heard += [line.decode("ascii", "replace").strip() for line in _WARNING.findall(said)]
-                if rest := _WARNING.sub(b"", said).strip():
+                heard += [line.decode("ascii", "replace").strip() for line in warnings.findall(said)]
+                if rest := warnings.sub(b"", said).strip():
                     os.write(real, rest + b"\n")
             os.close(real)
 

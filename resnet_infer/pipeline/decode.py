@@ -14,23 +14,24 @@ from contextlib import suppress
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from resnet_infer.console import note
 from resnet_infer.data.source import Pixels
 from resnet_infer.errors import ImageError
-from resnet_infer.pipeline.complaints import listening
+from resnet_infer.pipeline.complaints import LIBJPEG, LIBTIFF, listening
+from resnet_infer.pipeline.refusals import needs_plugin, unread, words
+from resnet_infer.pipeline.rgb import orientation_of, upright_rgb
+from resnet_infer.spec.image_formats import PILLOW_FORMATS, format_of
 
 MAX_PIXELS = 2**27
 """Larger images are refused unseen: a small file can claim a size that fills the memory."""
 
 
-MAGIC = {b"\xff\xd8\xff": ("JPEG",), b"\x89PNG": ("PNG",), b"RIFF": ("WEBP",)}
-"""First bytes of the common formats; Pillow would try all others in turn."""
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "JPEG2000", "AVIF")
-"""What is read. Not EPS, for which Pillow would start another program."""
+MAGIC = {"JPEG": ("JPEG",), "PNG": ("PNG",), "WebP": ("WEBP",), "HEIC": ("HEIF",), "JPEG XL": ("JXL",)}
+"""Formats known by their first bytes; Pillow would try all others in turn."""
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # its remarks on damaged files are in our errors
 
@@ -49,8 +50,8 @@ def decode(image: bytes | Pixels) -> Tensor:
 def decode_noting(image: bytes | Pixels) -> tuple[Tensor, str]:
     """`decode`, and what the decoder found wrong with an image that it decoded all the same.
 
-    Only ordinary JPEG has such warnings: other formats have checksums (PNG), are refused when they are cut (all that
-    Pillow decodes), or have nothing to tell damage by (BMP, TIFF and PPM without compression).
+    JPEG and compressed TIFF have such warnings: other formats have checksums (PNG), are refused when they are cut (all
+    that Pillow decodes), or have nothing to tell damage by (BMP, TIFF and PPM without compression).
     """
     if isinstance(image, np.ndarray):
         return torch.from_numpy(np.array(image)).permute(2, 0, 1), ""
@@ -63,32 +64,56 @@ def decode_noting(image: bytes | Pixels) -> tuple[Tensor, str]:
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        raise ImageError("not an image, or of a kind that Pillow does not read") from error
+        raise ImageError(unread(image)) from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"claims more than the limit of {MAX_PIXELS / 1e6:.0f} million pixels; not decoded") from error
     except Exception as error:  # decoders raise whatever a damaged file leads them to
-        raise ImageError(f"damaged or truncated ({_reason(error)})") from error
+        raise ImageError(f"damaged or truncated ({words(error)})") from error
 
 
 def _decode(data: bytes) -> tuple[Tensor, str]:
-    formats = next((formats for magic, formats in MAGIC.items() if data.startswith(magic)), FORMATS)
-    with Image.open(io.BytesIO(data), formats=formats) as image:
+    name = format_of(data)
+    needs_plugin(name)
+    with Image.open(io.BytesIO(data), formats=MAGIC.get(name, PILLOW_FORMATS)) as image:
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise ImageError(
                 f"{width}x{height} is over the limit of {MAX_PIXELS / 1e6:.0f} million pixels; not decoded"
             )
-        if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
-            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-            with listening() as warned:
-                x_CHW = decode_jpeg(torch.frombuffer(data, dtype=torch.uint8), mode=ImageReadMode.RGB)
+        if image.format in ("JPEG", "MPO"):
+            return _decode_jpeg(data, image)
+        if image.format == "TIFF":
+            return _decode_tiff(image)
+        return torch.from_numpy(upright_rgb(image)).permute(2, 0, 1), ""
+
+
+def _decode_jpeg(data: bytes, image: Image.Image) -> tuple[Tensor, str]:
+    encoded = torch.frombuffer(data, dtype=torch.uint8)
+    if image.mode in ("RGB", "L"):
+        orientation = orientation_of(image)
+        try:
+            with listening(LIBJPEG) as warned:
+                x_CHW = decode_jpeg(encoded, mode=ImageReadMode.RGB)
             return _upright(x_CHW, orientation), warned[0] if warned else ""
-        warned = []
-        if image.format in ("JPEG", "MPO"):  # CMYK, and Pillow's decoder keeps its warnings to itself
-            with listening() as warned, suppress(RuntimeError):
-                decode_jpeg(torch.frombuffer(data, dtype=torch.uint8), mode=ImageReadMode.UNCHANGED)
-        pixels = np.array(to_rgb(ImageOps.exif_transpose(image)))
-        return torch.from_numpy(pixels).permute(2, 0, 1), warned[0] if warned else ""
+        except RuntimeError as error:
+            if "Unsupported" not in str(error):  # lossless grey it does not make RGB of; Pillow reads it
+                raise
+    with listening(LIBJPEG) as warned, suppress(RuntimeError):  # Pillow's decoder keeps its warnings to itself
+        decode_jpeg(encoded, mode=ImageReadMode.UNCHANGED)
+    return torch.from_numpy(upright_rgb(image)).permute(2, 0, 1), warned[0] if warned else ""
+
+
+def _decode_tiff(image: Image.Image) -> tuple[Tensor, str]:
+    try:
+        with listening(LIBTIFF) as warned:
+            pixels = upright_rgb(image)
+    except ImageError:
+        raise
+    except Exception as error:
+        if warned:
+            raise ImageError(f"damaged or truncated ({warned[0]})") from error
+        raise
+    return torch.from_numpy(pixels).permute(2, 0, 1), warned[0] if warned else ""
 
 
 def jpeg_header(data: bytes) -> tuple[int, int] | None:
@@ -99,7 +124,7 @@ def jpeg_header(data: bytes) -> tuple[int, int] | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-                plain = image.mode in ("RGB", "L") and image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+                plain = image.mode in ("RGB", "L") and orientation_of(image) == 1
                 small = image.width * image.height <= MAX_PIXELS
                 return (image.height, image.width) if plain and small else None
     except Exception:  # whatever is wrong with it, `decode` finds the words
@@ -141,7 +166,7 @@ _said: set[torch.device] = set()
 def _say_once(device: torch.device, error: Exception) -> None:
     if device not in _said:
         _said.add(device)
-        note(f"the CPU decodes JPEG files that {device} does not ({_reason(error)}); others may follow")
+        note(f"the CPU decodes JPEG files that {device} does not ({words(error)}); others may follow")
 
 
 def _alone(data: Tensor, device: torch.device) -> Tensor | str:
@@ -149,21 +174,6 @@ def _alone(data: Tensor, device: torch.device) -> Tensor | str:
         return decode(data.numpy().tobytes()).to(device)
     except ImageError as error:
         return str(error)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow image as RGB; raises ImageError where pixel values have no agreed range."""
-    if image.mode == "F":
-        raise ImageError("floating-point pixels have no agreed range; save the image with 8 bits a channel")
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise ImageError("pixel values are outside 0..65535; save the image with 8 bits a channel")
-        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
 
 
 def _upright(x_CHW: Tensor, orientation: int) -> Tensor:
@@ -175,9 +185,3 @@ def _upright(x_CHW: Tensor, orientation: int) -> Tensor:
     if orientation in (3, 4, 7, 8):
         x_CHW = x_CHW.flip(1)
     return x_CHW.permute(1, 2, 0).contiguous().permute(2, 0, 1)
-
-
-def _reason(error: Exception) -> str:
-    """The decoder's own words, without the source path that C++ errors begin with."""
-    words = " ".join(str(error).split("]", 1)[-1].split()).strip(" :")
-    return words[:120] or type(error).__name__

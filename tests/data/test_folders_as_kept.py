@@ -142,15 +142,15 @@ def test_what_is_left_out_is_counted_by_suffix(tmp_path: Path, capsys: pytest.Ca
     note_left_out(open_source(tmp_path))
     assert capsys.readouterr().err == ""
     for number in range(30):
-        (tmp_path / f"a/{number:02}.HEIC").touch()
+        (tmp_path / f"a/{number:02}.XCF").touch()
     for name in ("x.txt", "y.txt", "scraped"):
         put(tmp_path / "a" / name)
     source = open_source(tmp_path)
     note_left_out(source)
     (line,) = capsys.readouterr().err.splitlines()
     assert "33 files" in line
-    assert "30 .heic, 2 .txt, 1 without a suffix; an image needs a suffix" in line
+    assert "30 .xcf, 2 .txt, 1 without a suffix; an image needs a suffix" in line
     record = left_out_record(source)
     assert record["files"] == 33
     assert len(record["names"]) == NAMED
-    assert os.path.basename(record["names"][0]) == "00.HEIC"
+    assert os.path.basename(record["names"][0]) == "00.XCF"

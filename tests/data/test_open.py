@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resnet_infer.data.formats.folders import IMAGE_SUFFIXES, classified
+from resnet_infer.data.formats.folders import classified
 from resnet_infer.data.open import open_inputs, open_source
 from resnet_infer.data.source import Source
 from resnet_infer.errors import DataError, UsageError
 from resnet_infer.pipeline.loader import load
+from resnet_infer.spec.image_formats import IMAGE_SUFFIXES
 
 IMAGES = {
     "test/airplane/1.png": "airplane",

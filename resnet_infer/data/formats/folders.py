@@ -18,11 +18,8 @@ from resnet_infer.data.samples import LabelColumn, Places, Sample, Samples, Stri
 from resnet_infer.data.source import mixed
 from resnet_infer.errors import DataError
 from resnet_infer.files import open_regular
+from resnet_infer.spec.image_formats import IMAGE_SUFFIXES
 
-IMAGE_SUFFIXES = {
-    ".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm",
-    ".ppm", ".tga", ".tif", ".tiff", ".webp",
-}  # fmt: skip
 ARCHIVE_SUFFIXES = (".zip", ".tar")
 MAX_LINKED = 100_000
 """Folders reached through links; links among folders can make more paths than there are atoms."""

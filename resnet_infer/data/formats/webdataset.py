@@ -11,12 +11,12 @@ from itertools import islice
 from pathlib import PurePosixPath
 
 from resnet_infer.data.formats.byte_ranges import FileWindow
-from resnet_infer.data.formats.folders import IMAGE_SUFFIXES
 from resnet_infer.data.formats.tar_file import header_crc, read_member, tar_members
 from resnet_infer.data.formats.zip_file import MAX_BYTES
 from resnet_infer.data.samples import LabelColumn, Lazy, Places, Sample, Samples, Strings
 from resnet_infer.data.source import mixed
 from resnet_infer.errors import DataError
+from resnet_infer.spec.image_formats import IMAGE_SUFFIXES
 
 FIELDS = ("label", "cls", "class", "class_id", "class_name")
 """Of a `.json` part, the first that is there."""
