@@ -21,7 +21,7 @@ def with_flags(command: Callable[..., None]) -> Callable[..., None]:
     flat: list[inspect.Parameter] = []
     for name, parameter in own.items():
         group: Any = parameter.annotation
-        flat += _fields_of(group) if is_dataclass(group) else [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
+        flat += fields_of(group) if is_dataclass(group) else [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
         assert len({each.name for each in flat}) == len(flat), f"{command.__name__}: a flag of {name} is there twice"
 
     @wraps(command)
@@ -42,7 +42,8 @@ def _filled(group: Any, given: dict[str, Any]) -> Any:
     return group(**{field.name: given[field.name] for field in fields(group)})
 
 
-def _fields_of(group: Any) -> list[inspect.Parameter]:
+def fields_of(group: Any) -> list[inspect.Parameter]:
+    """A dataclass of flags as a command's parameters, in its panel."""
     hints = get_type_hints(group, include_extras=True)
     found = []
     for field in fields(group):

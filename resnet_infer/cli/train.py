@@ -3,13 +3,15 @@
 import inspect
 import sys
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from resnet_infer.cli import options
+from resnet_infer.cli.data_options import LabelledData
+from resnet_infer.cli.groups import fields_of
 from resnet_infer.console import say, visible
 from resnet_infer.errors import UsageError
 from resnet_infer.train.recipe import FIELDS, Recipe, read_toml
@@ -23,15 +25,15 @@ _FIELDS = [field for field in fields(Recipe) if field.name != "name"]
 
 
 def with_recipe_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Add a flag for every field of a recipe; those given reach the command as its last arguments."""
+    """Add the flags of the data, and one for every field of a recipe; those given reach the command as its last arguments."""
     signature = inspect.signature(command)
     flags = [
         inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(field))
         for field in _FIELDS
     ]
     own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    command.__signature__ = signature.replace(parameters=[*own, *flags])  # type: ignore[attr-defined]
-    command.__annotations__ = {p.name: p.annotation for p in (*own, *flags)}
+    command.__signature__ = signature.replace(parameters=[*own, *fields_of(LabelledData), *flags])  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in (*own, *fields_of(LabelledData), *flags)}
     return command
 
 
@@ -74,6 +76,7 @@ def train(
     With torchrun, as `torchrun --nproc-per-node 2 -m resnet_infer train ...`, a batch is shared by several processes.
     """
     folder = _folder(output, resume)
+    reading = LabelledData(**{field.name: given.pop(field.name) for field in fields(LabelledData)}).reading()
     values = {name: value for name, value in given.items() if value is not None}
     if "drops" in values:
         values["drops"] = _numbers(values["drops"])
@@ -86,11 +89,11 @@ def train(
     from resnet_infer.train.state import exclusive
 
     with exclusive(folder):
-        source = open_inputs(data, sys.stdin.buffer, "train")
-        testing = open_source(test_data) if test_data else _own_test_part(data)
-        for given in (source, testing):
-            if given is not None:
-                note_left_out(given)
+        source = open_inputs(data, sys.stdin.buffer, "train", reading)
+        testing = open_source(test_data, reading=replace(reading, split=None)) if test_data else _own_test_part(data)
+        for part in (source, testing):
+            if part is not None:
+                note_left_out(part)
         if on_error == "skip":
             source = readable(source, workers=workers)
             testing = readable(testing, workers=workers) if testing else None

@@ -60,7 +60,7 @@ def in_split(source: Source, split: str | None) -> Source:
 def _chosen(found: dict[str, str], split: str | None, where: str) -> str:
     listed = ", ".join(f"{name} ({count})" for name, count in sorted(found.items()))
     if split is None:
-        raise DataError(f"{where}: has several splits: {listed}; say which with --split NAME")
+        raise DataError(f"{where}: has several splits: {listed}; say which with --split NAME, or give its files alone")
     for same in _ways(split):
         if hits := [name for name in found if same(name)]:
             if len(hits) > 1:

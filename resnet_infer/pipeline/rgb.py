@@ -84,8 +84,8 @@ def _high_byte(image: Image.Image) -> NDArray[np.uint8]:
         raise ImageError("32-bit or signed pixel values have no agreed range; save the image with 8 bits a channel")
     if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
         raise ImageError("pixel values are outside 0..65535; save the image with 8 bits a channel")
-    high = (values >> (bits - 8)).astype(np.uint8)
-    return 255 - high if tags.get(_PHOTOMETRIC) == 0 else high
+    high: NDArray[np.uint8] = (values >> (bits - 8)).astype(np.uint8)
+    return np.bitwise_not(high) if tags.get(_PHOTOMETRIC) == 0 else high
 
 
 def _without(image: Image.Image, transparent: NDArray[np.bool_]) -> Image.Image:
@@ -130,7 +130,7 @@ def _low_bytes(image: Image.Image) -> NDArray[np.uint8] | None:
     at = file.tell()
     file.seek(0)
     with Image.open(file, formats=("PNG",)) as again:
-        again.tile = [again.tile[0]._replace(args="RGB;16L")]  # type: ignore[attr-defined]
+        again.tile = [again.tile[0]._replace(args="RGB;16L")]
         low = np.array(again)
     file.seek(at)
     return low
