@@ -17,24 +17,18 @@ class PictureData:
     split: Annotated[
         str | None, typer.Option(help="Of data in several parts: which one, as train or validation.", metavar="NAME")
     ] = None
-    image_column: Annotated[
-        str | None, typer.Option("--image-column", help="Of a table: the column with the images.", metavar="NAME")
-    ] = None
 
     def reading(self) -> "Reading":
         """As `open_source` takes it."""
         from resnet_infer.data.reading import Reading
 
-        return Reading(split=self.split, image_column=self.image_column, merged=True)
+        return Reading(split=self.split, merged=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledData(PictureData):
     """How images and their classes are found."""
 
-    label_column: Annotated[
-        str | None, typer.Option("--label-column", help="Of a table: the column with the classes.", metavar="NAME")
-    ] = None
     class_order: Annotated[
         str | None,
         typer.Option(
@@ -48,9 +42,4 @@ class LabelledData(PictureData):
         """As `open_source` takes it."""
         from resnet_infer.data.reading import Reading
 
-        return Reading(
-            split=self.split,
-            image_column=self.image_column,
-            label_column=self.label_column,
-            class_order=self.class_order,
-        )
+        return Reading(split=self.split, class_order=self.class_order)

@@ -25,7 +25,7 @@ _FIELDS = [field for field in fields(Recipe) if field.name != "name"]
 
 
 def with_recipe_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the flags of the data, and one for every field of a recipe; those given reach the command as its last arguments."""
+    """Add the flags of the data, and one for every field of a recipe; those given reach the command as `given`."""
     signature = inspect.signature(command)
     flags = [
         inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(field))

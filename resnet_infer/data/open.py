@@ -155,8 +155,6 @@ def open_inputs(
         try:
             if given == "-":
                 sources += _standard_input(stdin, reading)
-            elif given and not Path(given).exists() and (paths := matching(given)):
-                sources += _opened(paths, part, reading)
             else:
                 sources.append(open_source(given, part, reading))
         except DataError as error:

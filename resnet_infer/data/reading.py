@@ -9,10 +9,6 @@ class Reading:
 
     split: str | None = None
     """Which of several parts: `train`, `validation`, `test`, or whatever the files or folders are called."""
-    image_column: str | None = None
-    """Of a table: the column with the images' bytes."""
-    label_column: str | None = None
-    """Of a table: the column with the classes."""
     class_order: str | None = None
     """How class folders are numbered: `numeric`, `sorted`, or a file of their names in order, one a line."""
     merged: bool = False
