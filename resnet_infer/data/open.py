@@ -11,23 +11,20 @@ from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO
 
+from resnet_infer.console import note
 from resnet_infer.data.formats.compressed import refuse_compressed
 from resnet_infer.data.formats.folders import Files, folder_tree
 from resnet_infer.data.formats.zip_file import MAX_BYTES
+from resnet_infer.data.listings import SUFFIXES, listed, metadata_in, unlabelled
 from resnet_infer.data.patterns import matching
 from resnet_infer.data.reading import AS_IT_IS, Reading
-from resnet_infer.data.samples import LabelColumn, Lazy, Samples, Strings
+from resnet_infer.data.samples import LabelColumn, Lazy, Samples, Strings, labels_of
 from resnet_infer.data.source import Joined, Memory, Ordered, Part, Source, Unopened
 from resnet_infer.data.splits import NAMES, files_of, in_split
 from resnet_infer.errors import DataError, UsageError
-from resnet_infer.files import NOT_REGULAR, open_regular
+from resnet_infer.files import NOT_REGULAR
 from resnet_infer.spec.image_formats import IMAGE_SUFFIXES
 
-LIST_SUFFIXES = (".txt", ".tsv", ".lst", ".list")
-MAX_LIST_BYTES = 2**30
-"""Of a list, with 16 more for each line and 256 for each class."""
-MAX_LINE_BYTES = 2**16
-"""Of a line of a list; no system has longer paths."""
 MAX_STDIN_NAMES = 2**26
 """Bytes of names on standard input; an image there may have MAX_BYTES, as in a file."""
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -84,6 +81,9 @@ def _source_at(where: Path, path: str, part: Part, reading: Reading) -> Source:
             if not reading.merged or reading.split:
                 paths = files_of(paths, reading.split, path, root=str(where))
             return parquet_images.ParquetImages(path, paths)
+        if (metadata := metadata_in(where)) and unlabelled(labels_of(source.samples)):
+            note(f"{path}: its classes are those of {metadata.name}")
+            return _list_file(metadata)
         return _of_split(source, reading)
     if suffix == parquet_images.SUFFIX:
         return parquet_images.ParquetImages(path, [path])
@@ -96,7 +96,7 @@ def _source_at(where: Path, path: str, part: Part, reading: Reading) -> Source:
         )
     if suffix == ".zip":
         return _of_split(archives.Archive(where), reading)
-    return _list_file(where) if suffix in LIST_SUFFIXES else _single_files([path])
+    return _list_file(where) if suffix in SUFFIXES else _single_files([path])
 
 
 def _of_split(source: Source, reading: Reading) -> Source:
@@ -174,26 +174,10 @@ def _single_files(paths: Sequence[str]) -> Files:
 
 
 def _list_file(path: Path) -> Files:
-    names, labels = Strings(), LabelColumn()
-    total = 0
-    try:
-        with open_regular(path) as file:
-            while encoded := file.readline(MAX_LINE_BYTES + 1):  # only "\n" ends one: others may be part of a name
-                if len(encoded) > MAX_LINE_BYTES:
-                    raise DataError(f"{path}: a line of it has over {MAX_LINE_BYTES:,} bytes; a path is shorter")
-                line = encoded.decode("utf-8" if total else "utf-8-sig")
-                total += len(encoded)
-                if line.strip():
-                    name, _, label = line.rstrip("\n").rstrip("\r").partition("\t")
-                    names.append(name)
-                    labels.append(label.strip() or None)
-                if total + 16 * len(names) + 256 * len(labels.texts) > MAX_LIST_BYTES:
-                    raise DataError(f"{path}: over the limit of {MAX_LIST_BYTES:,} bytes for a list; divide it")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a text file; a list has one `path<TAB>label` a line") from error
-    listed = Files(str(path), Samples(names, labels, _Beside(path.parent, names)))
-    listed.labels_are_indices = True
-    return listed
+    names, labels = listed(path)
+    files = Files(str(path), Samples(names, labels, _Beside(path.parent, names)))
+    files.labels_are_indices = True
+    return files
 
 
 class _Beside(Lazy[str]):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from resnet_infer.data import listings
 from resnet_infer.data import open as opening
 from resnet_infer.data.formats import archives
 from resnet_infer.data.open import open_inputs, open_source
@@ -89,7 +90,7 @@ def test_a_line_of_a_list_is_bounded_and_so_is_the_list(tmp_path: Path, monkeypa
     said, rise = peak_mib(tmp_path / "x.txt")
     assert "a line of it has over 65,536 bytes" in said
     assert rise < 100
-    monkeypatch.setattr(opening, "MAX_LIST_BYTES", 1000)
+    monkeypatch.setattr(listings, "MAX_LIST_BYTES", 1000)
     (tmp_path / "y.txt").write_text("a.png\n" * 100)
     with pytest.raises(DataError, match=r"y\.txt: over the limit of 1,000 bytes for a list"):
         open_source(tmp_path / "y.txt")
