@@ -150,7 +150,8 @@ def labels_of(source: Source) -> Labels:
     if (own := _own_names(source)) and all(name.isdecimal() and int(name) < len(own) for name in folders):
         return Labels(names=tuple(own))
     if len(folders) == 1:
-        raise DataError(f"{source.name}: all its images are of one class ('{folders.pop()}'); training needs several")
+        count, name = len(source.samples), folders.pop()
+        raise DataError(f"{source.name}: all {count} images are of one class ('{name}'); training needs several")
     names = sorted(folders, key=int) if all(name.isdecimal() for name in folders) else sorted(folders)
     if (order := said(source, "class_order")) and order != "numeric":
         names = sorted(folders)

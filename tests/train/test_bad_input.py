@@ -31,7 +31,7 @@ def test_unreadable_images_are_listed_before_anything_runs(run: Run, images: Pat
     result = run("train", broken, "-o", tmp_path / "run", *QUICK)
     assert result.code == 1
     assert "2 of 26 images cannot be read (listed above)" in result.error
-    assert "red/broken.png: not an image" in result.err
+    assert "red/broken.png: a PNG file that is damaged" in result.err
     assert "blue/empty.png: the file is empty" in result.err
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
@@ -55,7 +55,7 @@ def test_an_unreadable_image_in_a_stream_stops_the_run_and_saves_it(run: Run, im
     assert result.code == 1
     at = load_state(folder).iteration
     assert 2 <= at < 40
-    assert f"{spoiled}: not an image" in result.error
+    assert f"{spoiled}: a PNG file that is damaged" in result.error
     assert f"stopped at iteration {at}; the checkpoint of iteration {at} is kept" in result.error
 
 
