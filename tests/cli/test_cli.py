@@ -217,7 +217,6 @@ def test_env(run: Run) -> None:
     (["eval", "{data}", "-m", "{net}", "--multiscale", "--scales", "20"], 2, ["20", "at least 29"]),
     (["eval", "{data}", "-m", "{net}", "--multiscale", "--average", "mean"], 2, ["mean", "window-softmax"]),
     (["eval", "{data}", "-m", "{net}", "--weights", "1,2"], 2, ["--weights", "ensemble"]),
-    (["eval", "{data}/red", "-m", "{net}"], 1, ["red", "no class folders"]),
     (["eval", "{data}", "-m", "{net}", "--backend", "onnxruntime"], 2, ["resnet-infer export"]),
     (["eval", "{data}", "-m", "{net}", "--device", "cuda:42"], 1, ["cuda:42", "--device cpu"]),
     (["export", "{net}", "--to", "coreml"], 2, ["coreml", "onnx"]),
